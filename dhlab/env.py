@@ -1,0 +1,80 @@
+"""Every environment variable that dhlab reads: name, default and meaning. Nothing else reads `os.environ`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dhlab.errors import BadValueError
+
+__all__ = ["VARIABLES", "Variable", "cache_folder", "data_folder", "get", "hub_prefix", "thread_count"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: its name, default, allowed values (empty: any) and meaning."""
+
+    name: str
+    default: str
+    choices: tuple[str, ...]
+    meaning: str
+
+
+VARIABLES = {
+    v.name: v
+    for v in (
+        Variable("DHLAB_DATA", "", (), "folder with real sample data; else ../shared/data beside the checkout"),
+        Variable("DHLAB_CACHE", "", (), "folder for caches; else the user's cache folder"),
+        Variable("DHLAB_KERNELS", "auto", ("auto", "triton", "torch"), "which form of the fused kernels runs"),
+        Variable("DHLAB_THREADS", "", (), "threads that decode tiles; else the cores this process may use"),
+        Variable("DHLAB_TIMELINE", "", (), "folder of the time-to-model ledger; else no ledger is kept"),
+        Variable("JUPYTERHUB_SERVICE_PREFIX", "", (), "set by JupyterHub: the URL prefix of this server"),
+        Variable("XDG_CACHE_HOME", "", (), "the user's cache folder, as on any Linux desktop"),
+    )
+}
+
+
+def get(name: str) -> str:
+    """Return the value of a variable listed in `VARIABLES`, or its default.
+
+    Raises
+    ------
+    BadValueError
+        If the variable has fixed choices and holds none of them.
+    """
+    variable = VARIABLES[name]
+    value = os.environ.get(name, "") or variable.default
+    if variable.choices and value not in variable.choices:
+        raise BadValueError(f"{name}={value!r}; expected one of {', '.join(variable.choices)}. Unset it or mend it.")
+    return value
+
+
+def data_folder() -> Path | None:
+    """Return the folder with real sample data, or None if there is none."""
+    if value := get("DHLAB_DATA"):
+        return Path(value).expanduser()
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return beside if beside.is_dir() else None
+
+
+def cache_folder() -> Path:
+    """Return the folder for caches (not created)."""
+    if value := get("DHLAB_CACHE"):
+        return Path(value).expanduser()
+    return Path(get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhlab"
+
+
+def hub_prefix() -> str:
+    """Return the URL prefix under JupyterHub, or an empty string outside a hub."""
+    return get("JUPYTERHUB_SERVICE_PREFIX")
+
+
+def thread_count() -> int:
+    """Return how many threads may decode tiles at once: DHLAB_THREADS, else the cores this process may use."""
+    value = get("DHLAB_THREADS")
+    if not value:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not value.isdigit() or int(value) < 1:
+        raise BadValueError(f"DHLAB_THREADS={value!r}; expected a whole number of at least 1.")
+    return int(value)
