@@ -135,7 +135,8 @@ class TileGrid:
 
     def corners(self, flat: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return first corners in grid pixels, ``(N, ndim)`` int64, of windows given by flat index."""
-        return np.stack(np.unravel_index(flat, self.shape), axis=-1) * np.asarray(self.stride, np.int64)
+        corners: NDArray[np.int64] = np.stack(np.unravel_index(flat, self.shape), axis=-1) * np.asarray(self.stride)
+        return corners
 
     def within(self, mask: Scan, *, min_share: float = 0.0) -> TileGrid:
         """Keep the windows that see enough of a mask.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -14,7 +13,7 @@ import numpy as np
 from dhlab.errors import BadShapeError, BadValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -33,9 +32,13 @@ class Level(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Length of every axis."""
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the pixels."""
+
     def __getitem__(self, key: Any, /) -> Any: ...
 
 
@@ -309,7 +312,8 @@ class Scan:
         level
             Level to read.
         out
-            C-contiguous array ``(N, *window)`` of the scan's dtype to read into. Reuse it: fresh memory costs more than copying.
+            C-contiguous array ``(N, *window)`` of the scan's dtype to read into. Reuse
+            it: fresh memory costs more than copying.
 
         Returns
         -------

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhlab.errors import BadFileError, BadValueError, ConflictError, NotFoundError, UnknownNameError, suggest
-from dhlab.scan import Scan
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
+
+    from dhlab.scan import Scan
 
 __all__ = ["READERS", "WRITERS", "open", "save", "suffix_of"]
 
