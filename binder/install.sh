@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Set dhlab up in .venv beside this folder. Run it as often as you like: what is there stays.
+#   binder/install.sh [demo|lab|test|dev] [--horovod]
+# demo: what the library needs. lab: JupyterLab and every reader. test: tests and linters too. dev: benchmarks too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+profile=demo horovod=
+for argument; do
+  case $argument in
+    demo | lab | test | dev) profile=$argument ;;
+    --horovod) horovod=yes ;;
+    *) sed -n '2,4s/^# //p' "binder/install.sh" >&2; exit 2 ;;
+  esac
+done
+venv=$PWD/.venv python=$PWD/.venv/bin/python constraints=binder/constraints.txt
+say() { printf '\033[1m%s\033[0m\n' "$*"; }
+
+# --- Debian packages: only as root, only what is missing -------------------------------------------------------------
+wanted=()
+need() { command -v "$1" >/dev/null || wanted+=("$2"); }
+if [ ! -x "$python" ] && ! "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null; then wanted+=(python3 python3-venv); fi
+case $profile in
+  test | dev)
+    need cc gcc
+    need nm binutils
+    command -v chromium chromium-browser google-chrome >/dev/null || wanted+=(chromium)
+    ;;
+esac
+if [ -n "$horovod" ]; then need g++ g++; need make make; need cmake cmake; fi
+if [ ${#wanted[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "Debian packages: ${wanted[*]}"
+    apt-get -qq update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${wanted[@]}" >/dev/null
+  else
+    say "Missing, ask your administrator if something below fails: ${wanted[*]}"
+  fi
+fi
+
+# --- the environment and uv ------------------------------------------------------------------------------------------
+if [ ! -x "$python" ]; then
+  say "environment: .venv"
+  "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dhlab needs Python 3.11 or newer; name one: PYTHON=python3.12 make …")'
+  "${PYTHON:-python3}" -m venv "$venv"
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# The slide comes while the packages are installed.
+bash binder/fetch_slide.sh "$python" >"$work/slide" 2>&1 &
+slide=$!
+
+if [ ! -x "$venv/bin/uv" ]; then
+  "$python" -m pip install -q --disable-pip-version-check -c "$constraints" uv 2>"$work/log" || { cat "$work/log"; exit 1; }
+fi
+# uv does not read pip's settings: hand over what decides where packages come from.
+setting() {
+  local name=PIP_${1^^}
+  local value=${!name:-}
+  [ -n "$value" ] || value=$("$python" -m pip config list | sed -n "s/^[^:].*\.${1//_/-}='\(.*\)'$/\1/p" | tail -n 1)
+  printf '%s' "$value"
+}
+links=$(setting find_links) index=$(setting index_url)
+[ -z "$links" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-${links// /,}}
+[ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
+install() { "$venv/bin/uv" pip install -q --python "$python" -c "$constraints" "$@"; }
+
+# --- torch first: a CPU build unless there is a GPU ------------------------------------------------------------------
+if ! "$python" -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then
+  say "torch"
+  if nvidia-smi -L >/dev/null 2>&1; then
+    install torch
+  else
+    # A file that pip's settings offer, else PyTorch's own CPU builds, else what the index has.
+    "$python" -m pip install -q --disable-pip-version-check --no-index --no-deps -c "$constraints" torch 2>/dev/null \
+      || install --torch-backend cpu torch || install torch
+  fi
+fi
+
+# --- dhlab and what the profile needs --------------------------------------------------------------------------------
+say "dhlab and its dependencies ($profile)"
+case $profile in
+  demo) install -e . ;;
+  lab) install -e '.[dicom,lab,models,nifti]' ;;
+  test) install -e '.[dicom,lab,models,nifti]' --group test --group lint ;;
+  dev) install -e '.[dicom,lab,models,nifti]' --group dev ;;
+esac
+if [ "$profile" != demo ] && ! "$python" binder/torchvision_cpu_ops.py; then
+  say "torchvision will not load beside this CPU build of torch (it takes a C compiler and nm to mend)"
+fi
+
+if [ -n "$horovod" ]; then
+  say "horovod (one to four minutes, kept for the next time)"
+  wheel=$(bash binder/build_horovod.sh "$python" "${XDG_CACHE_HOME:-$HOME/.cache}/dhlab/wheels" | tail -n 1)
+  install "$wheel"
+fi
+
+wait "$slide" || say "The sample slide could not be fetched; this command tries again when you run it again."
+cat "$work/slide"
+for done in demo lab test dev; do
+  touch "$venv/.ready-$done"
+  [ "$done" != "$profile" ] || break
+done

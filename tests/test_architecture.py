@@ -1,0 +1,195 @@
+"""The house rules that a machine can see: layers, public names, import cost, docstrings, what no module may do."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import dhlab
+
+ROOT = Path(__file__).parents[1]
+STUB = ROOT / "dhlab" / "__init__.pyi"
+SOURCES = sorted((ROOT / "dhlab").rglob("*.py"))
+MOST_POSITIONAL = 3
+# Measured 40 (lazy_loader and what it imports of the standard library); one library too many brings hundreds.
+MOST_MODULES = 120
+SECTION = re.compile(r"^(?:Other )?(?:Parameters|Attributes)\n-+\n(.*?)(?=^\S.*\n-{3,}$|\Z)", re.MULTILINE | re.DOTALL)
+HEAVY = {"cv2", "matplotlib", "numpy", "onnx", "shapely", "tensorstore", "tifffile", "torch", "triton", "zarr"}
+
+
+def stub_names() -> list[str]:
+    """Return the names that ``dhlab/__init__.pyi`` offers."""
+    imports = [node for node in ast.parse(STUB.read_text()).body if isinstance(node, ast.ImportFrom)]
+    return sorted(alias.asname or alias.name for node in imports for alias in node.names)
+
+
+NAMES = stub_names()
+
+
+def public_objects() -> Iterator[tuple[str, Any]]:
+    """Yield every public function and class: those of dhlab, and those of its public modules."""
+    for name in NAMES:
+        thing = getattr(dhlab, name)
+        if not isinstance(thing, ModuleType):
+            yield f"dhlab.{name}", thing
+            continue
+        for member in getattr(thing, "__all__", ()):
+            if callable(inner := getattr(thing, member)):
+                yield f"dhlab.{name}.{member}", inner
+
+
+def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield every public function and every public method that dhlab itself defines."""
+    for name, thing in public_objects():
+        if not inspect.isclass(thing):
+            yield name, thing
+            continue
+        for member, method in vars(thing).items():
+            function = method.__func__ if isinstance(method, classmethod | staticmethod) else method
+            if inspect.isfunction(function) and not member.startswith("_"):
+                yield f"{name}.{member}", function
+
+
+def parameters(thing: Callable[..., Any]) -> list[inspect.Parameter]:
+    found = inspect.signature(thing).parameters.values()
+    return [p for p in found if p.name not in ("self", "cls") and not p.name.startswith("_")]
+
+
+def described(thing: Any) -> dict[str, str]:
+    """Return what the numpydoc sections Parameters and Attributes say of each name."""
+    text = inspect.getdoc(thing) or ""
+    found: dict[str, str] = {}
+    for section in SECTION.findall(text):
+        names: list[str] = []
+        for line in section.splitlines():
+            if line and not line[0].isspace():
+                names = [name.strip().lstrip("*") for name in line.split(":")[0].split(",")]
+                found |= dict.fromkeys(names, line)
+            else:
+                found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
+
+
+def test_layers_and_rooms() -> None:
+    """Nobody imports upwards or enters another's room: the contracts of import-linter in pyproject.toml."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    done = subprocess.run([*command, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_stub_lists_the_public_names() -> None:
+    assert sorted(dhlab.__all__) == NAMES
+    assert set(NAMES) <= set(dir(dhlab))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_resolves(name: str) -> None:
+    thing = getattr(dhlab, name)
+    if not isinstance(thing, ModuleType):
+        assert thing.__name__ == name, "one thing has one name"
+        # A function named like its module would hide the module under lazy loading.
+        assert thing.__module__.rsplit(".", 1)[-1] != name
+
+
+def test_import_is_quick() -> None:
+    """``import dhlab`` brings no heavy library and few modules; its time is printed, never asserted."""
+    program = (
+        "import sys, time, json; before = set(sys.modules); start = time.perf_counter(); import dhlab; "
+        "seconds = time.perf_counter() - start; print(json.dumps([seconds, sorted(set(sys.modules) - before)]))"
+    )
+    seconds, modules = json.loads(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True))
+    print(f"import dhlab: {seconds * 1000:.0f} ms, {len(modules)} modules")
+    assert HEAVY.isdisjoint(module.split(".")[0] for module in modules)
+    assert len(modules) <= MOST_MODULES, modules
+
+
+def test_public_things_are_documented() -> None:
+    faults = []
+    for name, thing in [*public_objects(), *public_callables()]:
+        if not inspect.getdoc(thing):
+            faults.append(f"{name}: no docstring")
+        elif not (inspect.isclass(thing) and issubclass(thing, Exception)):
+            known = described(thing)
+            faults += [f"{name}: {p.name} is not under Parameters" for p in parameters(thing) if p.name not in known]
+    assert not faults, "\n".join(faults)
+
+
+def test_arrays_come_with_shapes_and_lengths_with_units() -> None:
+    faults = []
+    for name, thing in [*public_objects(), *public_callables()]:
+        known = described(thing)
+        for parameter in parameters(thing):
+            text, kind = known.get(parameter.name, ""), str(parameter.annotation)
+            array = re.search(r"\b(Tensor|NDArray|ndarray|ArrayLike)\b", kind)
+            if array and not re.search(r"\([^)]*\)|shape|axes|one per|scalar|as \w+ *`", text, re.IGNORECASE):
+                faults.append(f"{name}: say the shape of the array {parameter.name}")
+            if parameter.name == "spacing" and not re.search(r"µm|unit|mm|physical", text):
+                faults.append(f"{name}: say the unit of {parameter.name}")
+    assert not faults, "\n".join(faults)
+
+
+def test_few_positional_parameters() -> None:
+    faults = []
+    for name, thing in public_callables():
+        positional = [p.name for p in parameters(thing) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if len(positional) > MOST_POSITIONAL:
+            faults.append(f"{name}: {positional}; make all after the third keyword-only")
+    assert not faults, "\n".join(faults)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of every call and attribute."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.lineno, node.func.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield node.lineno, f"{node.value.id}.{node.attr}"
+
+
+def test_nothing_runs_text_or_unpickles() -> None:
+    """A file from elsewhere must never run as code."""
+    banned = {"eval", "exec", "joblib.load", "pickle.Unpickler", "pickle.load", "pickle.loads", "torch.load"}
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in SOURCES
+        for line, name in calls(ast.parse(path.read_text()))
+        if name in banned
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_one_module_reads_the_environment() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: {name}; give the variable a line in dhlab/env.py"
+        for path in SOURCES
+        if path.name != "env.py"
+        for line, name in calls(ast.parse(path.read_text()))
+        if name in {"os.environ", "os.getenv", "os.putenv"}
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_every_module_says_what_it_is() -> None:
+    faults = [str(path.relative_to(ROOT)) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not faults, f"no docstring: {faults}"
+
+
+def test_no_open_ends_in_comments() -> None:
+    words = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK")) + r")\b")
+    faults = []
+    for path in [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]:
+        with tokenize.open(path) as file:
+            comments = [t for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.COMMENT]
+        faults += [f"{path.relative_to(ROOT)}:{t.start[0]}: {t.string}" for t in comments if words.search(t.string)]
+    assert not faults, "\n".join(faults)
