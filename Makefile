@@ -3,6 +3,8 @@
 .PHONY: help demo lab test bench lint clean
 bin := .venv/bin
 notebook ?= notebooks/00_first_slide.ipynb
+# For instance: make bench args="--json rows.jsonl"
+args ?=
 pytest = $(bin)/python -m pytest -n auto --dist loadfile \
   --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=notebooks/sanitize.cfg
 
@@ -24,7 +26,7 @@ test: .venv/.ready-test ## every test and every notebook
 	$(pytest) tests $(wildcard notebooks/*.ipynb)
 
 bench: .venv/.ready-dev ## our times beside those of our peers
-	@for file in tests/benchmarks/bench_*.py; do [ ! -e "$$file" ] || $(bin)/python "$$file" || exit 1; done
+	@for file in tests/benchmarks/bench_*.py; do [ ! -e "$$file" ] || $(bin)/python "$$file" $(args) || exit 1; done
 
 lint: .venv/.ready-test ## style, types, layers, spelling
 	$(bin)/ruff check
