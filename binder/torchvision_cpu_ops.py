@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> str:
     if arguments:
         remove()
         return "stand-ins removed"
+    if sys.platform != "linux":
+        return "only Linux wheels are built for CUDA: nothing to do"
     if not (SITE / "torchvision").is_dir():
         return "torchvision is not installed: nothing to do"
     if (SITE / "torch" / "lib" / "libtorch_cuda.so").exists():
