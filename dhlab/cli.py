@@ -1,0 +1,256 @@
+"""The command line: ``dhlab info | tissue | convert | predict | report | sample | doctor | demo``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dhlab.errors import BadValueError, ConflictError, DHLabError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dhlab.report import Report
+    from dhlab.scan import Scan
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted.
+
+    Parameters
+    ----------
+    arguments
+        Words after the program's name; None takes them from the shell.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except DHLabError as error:
+        print(f"dhlab {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dhlab {options.command}: interrupted; the same command continues where it can.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    if options.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        for key, value in result.items():
+            _print_item(key, value)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    import dhlab
+
+    parser = argparse.ArgumentParser(
+        prog="dhlab",
+        description="Whole slides and other scans, models and annotations for biomedical research.",
+        epilog="For research use only. Each command has its own help: dhlab predict --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"dhlab {dhlab.__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print the result as JSON")
+    shared.add_argument("--quiet", action="store_true", help="show no progress")
+    scan = argparse.ArgumentParser(add_help=False)
+    scan.add_argument("scan", type=Path, help="slide, picture or OME-Zarr folder")
+    scan.add_argument("--spacing", type=float, metavar="µm", help="pixel size, if the file states none or a wrong one")
+    scan.add_argument("--icc", action="store_true", help="convert colours to sRGB with the file's ICC profile")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def add(name: str, run: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[*parents, shared])
+        command.set_defaults(run=run)
+        return command
+
+    add("info", _info, "Say what a scan is: size, spacing, levels, reader.", scan)
+
+    tissue = add("tissue", _tissue, "Find the tissue and write it as a mask, a picture or GeoJSON.", scan)
+    tissue.add_argument("-o", "--out", type=Path, required=True, help=".ome.zarr, .png or .geojson")
+    tissue.add_argument("--overwrite", action="store_true", help="replace the output")
+
+    convert = add("convert", _convert, "Convert a scan to OME-Zarr, OME-TIFF or a picture.", scan)
+    convert.add_argument("-o", "--out", type=Path, required=True, help=".ome.zarr, .ome.tif, .png or .jpg")
+    convert.add_argument("--tile", type=int, default=512, help="side of a stored tile in pixels (%(default)s)")
+    convert.add_argument("--compression", default="auto", help="codec (%(default)s)")
+    convert.add_argument("--overwrite", action="store_true", help="replace the output")
+
+    predict = add("predict", _predict, "Predict a heat map with a model package; continues a killed run.", scan)
+    predict.add_argument("-m", "--model", type=Path, required=True, help="package folder, or .onnx with --card")
+    predict.add_argument("--card", type=Path, help="JSON model card of an .onnx file")
+    predict.add_argument("-o", "--out", type=Path, required=True, help="heat map, .ome.zarr")
+    predict.add_argument("--overlap", type=float, default=0.25, help="share that neighbours both see (%(default)s)")
+    predict.add_argument("--everywhere", action="store_true", help="predict on glass too, not only on tissue")
+    predict.add_argument("--annotations", type=Path, help="also write the regions as QuPath GeoJSON")
+    predict.add_argument("--threshold", type=float, default=0.5, help="score that makes a region (%(default)s)")
+    predict.add_argument("--device", help="cpu, cuda, cuda:1 … (a GPU if there is one)")
+    predict.add_argument("--restart", action="store_true", help="do not continue a killed run")
+
+    report = add("report", _report, "Write one HTML page with the scan, its heat map and its annotations.", scan)
+    report.add_argument("--heat", type=Path, help="heat map, .ome.zarr")
+    report.add_argument("--annotations", type=Path, help="GeoJSON")
+    report.add_argument("--ledger", type=Path, help="folder of the time-to-model ledger")
+    report.add_argument("-o", "--out", type=Path, required=True, help=".html; figures go to .json beside it")
+
+    sample = add("sample", _sample, "List the samples, or say where one is and what licence it has.")
+    sample.add_argument("name", nargs="?", help="name of a sample")
+
+    doctor = add("doctor", _doctor, "Examine this machine: versions, GPU, kernels, codecs, Horovod, Slurm, Hub.")
+    doctor.add_argument("--folder", type=Path, default=Path(), help="folder to test for writing (here)")
+
+    demo = add("demo", _demo, "Do the main job on a real slide: tissue, training, heat map, regions, report.")
+    demo.add_argument("-o", "--out", type=Path, default=Path("demo-output"), help="folder for results (%(default)s)")
+    demo.add_argument("--epochs", type=int, help="passes over the training region (chosen for two cores)")
+    return parser
+
+
+def _open(options: argparse.Namespace) -> Scan:
+    from dhlab.io import open as open_scan
+
+    return open_scan(options.scan, spacing=options.spacing, icc=options.icc)
+
+
+def _info(options: argparse.Namespace) -> dict[str, Any]:
+    scan = _open(options)
+    return {
+        "name": scan.name,
+        "kind": scan.kind,
+        "axes": scan.axes,
+        "shape": list(scan.shape),
+        "dtype": str(scan.dtype),
+        "spacing": list(scan.spacing),
+        "unit": scan.unit,
+        "channels": list(scan.channels),
+        "levels": [{"shape": list(scan.shape_of(i)), "scale": list(scan.scales[i])} for i in range(len(scan.levels))],
+        **{key: value for key, value in scan.meta.items() if key != "path"},
+    }
+
+
+def _tissue(options: argparse.Namespace) -> dict[str, Any]:
+    import numpy as np
+
+    from dhlab.annotations import Annotations
+    from dhlab.io import save
+    from dhlab.tissue import find_tissue
+
+    scan = _open(options)
+    mask = find_tissue(scan)
+    if options.out.suffix in (".geojson", ".json"):
+        if options.out.exists() and not options.overwrite:
+            raise ConflictError(f"{options.out} exists already; choose another name or pass --overwrite.")
+        Annotations.from_heatmap(mask, "tissue").to_geojson(options.out)
+    else:
+        save(mask, options.out, overwrite=options.overwrite)
+    share = float(np.mean(np.asarray(mask.levels[0][...]) != 0))
+    return {"tissue_share": round(share, 4), "spacing": list(mask.spacing), "unit": mask.unit, "out": str(options.out)}
+
+
+def _convert(options: argparse.Namespace) -> dict[str, Any]:
+    from dhlab.io import save
+
+    scan = _open(options)
+    out = save(
+        scan,
+        options.out,
+        tile=options.tile,
+        compression=options.compression,
+        overwrite=options.overwrite,
+        progress=not options.quiet,
+    )
+    files = [p for p in out.rglob("*") if p.is_file()] if out.is_dir() else [out]
+    return {"out": str(out), "files": len(files), "bytes": sum(p.stat().st_size for p in files)}
+
+
+def _predict(options: argparse.Namespace) -> dict[str, Any]:
+    from dhlab.annotations import Annotations
+    from dhlab.inference import predict
+    from dhlab.models import load_model
+    from dhlab.tissue import find_tissue
+
+    scan = _open(options)
+    model = load_model(options.model, card=options.card)
+    heat = predict(
+        model,
+        scan,
+        overlap=options.overlap,
+        within=None if options.everywhere else find_tissue(scan),
+        out=options.out,
+        resume=not options.restart,
+        device=options.device,
+        progress=not options.quiet,
+    )
+    result: dict[str, Any] = {"out": str(options.out), "classes": list(heat.channels), "stages": heat.meta["stages"]}
+    if options.annotations:
+        regions = Annotations.concat(
+            [Annotations.from_heatmap(heat, name, threshold=options.threshold) for name in heat.channels]
+        )
+        regions.to_geojson(options.annotations)
+        result |= {"annotations": str(options.annotations), "regions": len(regions)}
+    return result
+
+
+def _report(options: argparse.Namespace) -> dict[str, Any]:
+    from dhlab.annotations import Annotations
+    from dhlab.io import open as open_scan
+    from dhlab.summary import summarise
+    from dhlab.timeline import Timeline
+    from dhlab.tissue import find_tissue
+
+    if options.out.suffix != ".html":
+        raise BadValueError(f"--out {options.out}; expected a name that ends in .html.")
+    scan = _open(options)
+    report = summarise(
+        scan,
+        tissue=find_tissue(scan),
+        heat=open_scan(options.heat) if options.heat else None,
+        annotations=Annotations.from_geojson(options.annotations) if options.annotations else None,
+        timeline=Timeline(options.ledger) if options.ledger else None,
+    )
+    report.to_json(options.out.with_suffix(".json"))
+    return {"out": str(report.to_html(options.out)), "json": str(options.out.with_suffix(".json"))}
+
+
+def _sample(options: argparse.Namespace) -> dict[str, Any]:
+    from dhlab.samples import SAMPLES, sample_path
+
+    if options.name is None:
+        return {name: f"{entry.what} ({entry.licence})" for name, entry in SAMPLES.items()}
+    path = sample_path(options.name)
+    entry = SAMPLES[options.name]
+    return {"path": str(path), "what": entry.what, "licence": entry.licence, "source": entry.source}
+
+
+def _doctor(options: argparse.Namespace) -> dict[str, Any]:
+    from dhlab.diagnosis import doctor
+
+    report: Report = doctor(folder=options.folder)
+    return {"summary": report.summary, **{name: list(rows) for name, rows in report.tables.items()}}
+
+
+def _demo(options: argparse.Namespace) -> dict[str, Any]:
+    from dhlab.demo import run_demo
+
+    return run_demo(options.out, epochs=options.epochs, progress=not options.quiet)
+
+
+def _print_item(key: str, value: Any) -> None:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        print(f"\n{key}")
+        columns = list(value[0])
+        rows = [[str(row.get(c, "")) for c in columns] for row in value]
+        widths = [max(len(c), *(len(r[i]) for r in rows)) for i, c in enumerate(columns)]
+        for line in (columns, *rows):
+            print("  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    elif isinstance(value, dict):
+        print(f"{key}: " + ", ".join(f"{k} {v}" for k, v in value.items()))
+    elif isinstance(value, list):
+        print(f"{key}: {', '.join(map(str, value))}")
+    else:
+        print(f"{key}: {value}")

@@ -1,0 +1,214 @@
+"""`doctor`: one table of versions, devices and surroundings, for bug reports and for a first look at a new machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dhlab import env
+from dhlab.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["doctor"]
+
+LIBRARIES = (
+    "dhlab",
+    "numpy",
+    "torch",
+    "triton",
+    "torchvision",
+    "openslide-python",
+    "openslide-bin",
+    "tifffile",
+    "imagecodecs",
+    "simplejpeg",
+    "zarr",
+    "tensorstore",
+    "shapely",
+    "pyarrow",
+    "onnx",
+    "onnxruntime",
+    "jupyterlab",
+    "anywidget",
+    "napari",
+    "horovod",
+)
+Finding = tuple[str, str, str]
+
+
+def doctor(*, folder: str | os.PathLike[str] = ".") -> Report:
+    """Examine this machine and return one table: what works, what does not, and what to do about it.
+
+    Parameters
+    ----------
+    folder
+        Folder to test for file locks and atomic renames, for example the one that results will go to.
+
+    Returns
+    -------
+    Report
+        One table of checks with state ``ok``, ``absent`` or ``problem``, and one of versions. No secrets and no
+        user name; paths of the machine are not listed.
+    """
+    rows = []
+    for check in (_python, _devices, _kernels, _codecs, _horovod, _slurm, _hub, _viewer, _shared_memory):
+        rows += [_row(finding) for finding in _guard(check)]
+    rows += [_row(finding) for finding in _guard(lambda: _file_system(Path(folder)))]
+    problems = sum(row["state"] == "problem" for row in rows)
+    return Report(
+        title="dhlab doctor",
+        summary="No problem found." if not problems else f"{problems} problem(s) found; see the table.",
+        tables={"checks": rows, "versions": [{"library": n, "version": _version(n)} for n in LIBRARIES]},
+    )
+
+
+def _row(finding: Finding) -> dict[str, str]:
+    return dict(zip(("check", "state", "detail"), finding, strict=True))
+
+
+def _guard(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except Exception as error:
+        return [(check.__name__.strip("_").replace("_", " "), "problem", f"{type(error).__name__}: {error}")]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _python() -> Iterator[Finding]:
+    yield "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "cores", "ok", f"{env.thread_count()} usable; tiles are decoded on as many threads"
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
+        yield "GPU", "absent", f"{built}; models run on the CPU"
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield (
+            "GPU",
+            "ok",
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}",
+        )
+
+
+def _kernels() -> Iterator[Finding]:
+    import torch
+
+    choice = env.get("DHLAB_KERNELS")
+    triton = find_spec("triton") is not None
+    if torch.cuda.is_available() and triton and choice != "torch":
+        yield "kernel normalize", "ok", "Triton on the GPU, the PyTorch reference on the CPU"
+    elif choice == "triton":
+        yield "kernel normalize", "problem", "DHLAB_KERNELS=triton, but there is no GPU or no triton; unset it"
+    else:
+        why = "no GPU" if triton else "triton is not installed"
+        yield "kernel normalize", "ok", f"the PyTorch reference ({why if choice == 'auto' else 'DHLAB_KERNELS=torch'})"
+
+
+def _codecs() -> Iterator[Finding]:
+    import openslide
+    import simplejpeg
+    import tensorstore
+
+    yield "OpenSlide", "ok", f"library {openslide.__library_version__}"
+    if tuple(int(p) for p in openslide.__library_version__.split(".")[:3]) < (4, 0, 1):
+        yield "OpenSlide", "problem", "older than 4.0.1, which mends CVE-2026-48977; pip install -U openslide-bin"
+    picture = simplejpeg.encode_jpeg(_grey_square(), colorspace="RGB")
+    yield "JPEG", "ok", f"libjpeg-turbo by simplejpeg, {simplejpeg.decode_jpeg(picture).shape[0]} px square decoded"
+    store = tensorstore.open(
+        {"driver": "zarr3", "kvstore": "memory://", "metadata": {"shape": [8], "data_type": "uint8"}}, create=True
+    ).result()
+    yield "OME-Zarr", "ok", f"tensorstore, {store.domain.size} bytes written in memory"
+
+
+def _grey_square():  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    return np.full((16, 16, 3), 128, np.uint8)
+
+
+def _horovod() -> Iterator[Finding]:
+    if find_spec("horovod") is None:
+        yield "Horovod", "absent", "training uses one process; bash binder/install.sh --horovod builds it"
+        return
+    import horovod.torch as hvd
+
+    if not hasattr(hvd, "init"):
+        yield "Horovod", "problem", "installed without torch support; bash binder/install.sh --horovod builds it"
+        return
+    parts = [name for name in ("gloo", "mpi", "nccl") if getattr(hvd, f"{name}_built")()]
+    yield "Horovod", "ok", f"built with {', '.join(parts)}"
+
+
+def _slurm() -> Iterator[Finding]:
+    if shutil.which("sbatch"):
+        yield "Slurm", "ok", "sbatch found"
+    else:
+        yield "Slurm", "absent", "no sbatch on the path; jobs run on this machine"
+
+
+def _hub() -> Iterator[Finding]:
+    prefix = env.hub_prefix()
+    yield "JupyterHub", "ok" if prefix else "absent", f"prefix {prefix}" if prefix else "not under a hub"
+
+
+def _viewer() -> Iterator[Finding]:
+    bundle = Path(__file__).parent / "view" / "static" / "viewer.js"
+    if bundle.is_file():
+        yield "viewer", "ok", f"bundle of {bundle.stat().st_size / 1024:.0f} kB"
+    else:
+        yield "viewer", "problem", "the viewer's bundle is not built; run bash binder/install.sh lab (needs npm)"
+
+
+def _shared_memory() -> Iterator[Finding]:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        yield "shared memory", "absent", "no /dev/shm; use num_workers=0 for loaders"
+        return
+    free = shutil.disk_usage(folder).free / 2**30
+    state = "ok" if free > 0.5 else "problem"
+    yield "shared memory", state, f"{free:.1f} GiB free" + ("" if state == "ok" else "; loaders with workers may die")
+
+
+def _file_system(folder: Path) -> Iterator[Finding]:
+    yield "free disk", "ok", f"{shutil.disk_usage(folder).free / 2**30:.0f} GiB in the folder asked for"
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".dhlab-doctor-") as scratch:
+            first, second = Path(scratch, "a"), Path(scratch, "b")
+            first.write_bytes(b"1")
+            os.replace(first, second)
+            yield "atomic rename", "ok", "works; interrupted writes leave nothing half done"
+            if sys.platform != "win32":
+                yield _lock_state(second)
+    except OSError as error:
+        yield "writing", "problem", f"cannot write in the folder asked for: {error.strerror}; give --folder"
+
+
+def _lock_state(path: Path) -> Finding:
+    import fcntl
+
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return "file locks", "absent", f"{error.strerror}; dhlab needs none, HDF5 tools might"
+    return "file locks", "ok", "work; dhlab needs none"
