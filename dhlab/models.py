@@ -1,0 +1,590 @@
+"""`Model`: a network with its preprocessing inside and a card that says what it wants; packages and ONNX files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dhlab.errors import (
+    BadFileError,
+    BadShapeError,
+    BadValueError,
+    NotFoundError,
+    UnknownNameError,
+    suggest,
+)
+from dhlab.kernels import normalize
+from dhlab.networks import NETWORKS, OnnxNet, open_onnx
+from dhlab.timeline import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+__all__ = ["FORMAT_VERSION", "Model", "ModelCard", "create_model", "load_model"]
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, GRAPH = "config.json", "model.safetensors", "model.onnx"
+TASKS = ("segmentation", "classification")
+ACTIVATIONS = ("softmax", "sigmoid", "none")
+LAYOUTS = ("window", "channels_first")
+# Stored values that become 0 and 1, where a card does not say otherwise.
+RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": None, "int32": None, "float32": (0.0, 1.0)}
+LARGEST_CONFIG = 1 << 24
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model wants, gives and may be used for.
+
+    Parameters
+    ----------
+    name
+        Short name for people and files.
+    architecture
+        Name of the network (see `create_model`), or ``"onnx"`` for a graph from elsewhere.
+    task
+        ``"segmentation"`` (scores per pixel) or ``"classification"`` (scores per window).
+    classes
+        Class names; one score each.
+    tile
+        Window size in pixels at `spacing`, per window axis.
+    spacing
+        Physical pixel size that the model looks at, per window axis, in `unit`.
+    unit
+        Unit of `spacing`; ``"px"`` for a model that knows no physical size.
+    axes
+        Axis letters of a window as stored: ``"yxc"``, ``"zyx"``, ``"ct"`` …
+    dtype
+        Stored type of a window.
+    value_range
+        Stored values that become 0 and 1 before `mean` and `std`; ``(0, 1)`` leaves values as they are.
+    mean
+        Mean per channel, in 0..1.
+    std
+        Standard deviation per channel, in 0..1.
+    activation
+        What turns logits into scores: ``"softmax"``, ``"sigmoid"`` or ``"none"``.
+    output_stride
+        Window pixels per pixel of a segmentation, the same along all axes.
+    input_layout
+        ``"window"``: the network takes windows as stored through dhlab's own normalisation (an ONNX graph of this
+        kind holds it and gives scores). ``"channels_first"``: an ONNX graph from elsewhere that takes normalised
+        float32 ``(B, C, *space)`` and gives logits.
+    architecture_options
+        Keyword arguments of the network, such as ``width``.
+    licence
+        Licence of the weights.
+    intended_use
+        What it is for.
+    limits
+        Where it fails or was not tried.
+    data
+        What it learned from.
+    metrics
+        How good it was, on what.
+    version
+        Version of the weights.
+    created
+        When, as ISO 8601.
+
+    Raises
+    ------
+    BadValueError
+        If a field does not hold what it should; the message names it.
+    """
+
+    name: str
+    architecture: str
+    task: str
+    classes: tuple[str, ...]
+    tile: tuple[int, ...]
+    spacing: tuple[float, ...]
+    unit: str = "µm"
+    axes: str = "yxc"
+    dtype: str = "uint8"
+    value_range: tuple[float, float] = (0.0, 255.0)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    activation: str = "softmax"
+    output_stride: int = 1
+    input_layout: str = "window"
+    architecture_options: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+    intended_use: str = "Research use only."
+    limits: str = "Not stated."
+    data: str = "Not stated."
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    version: str = "1"
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("name", "architecture", "unit", "licence", "intended_use", "limits", "data", "version", "created"):
+            self._expect(name, isinstance(getattr(self, name), str), "a text")
+        self._expect("name", bool(self.name.strip()), "a text that is not empty")
+        for name, known in (("task", TASKS), ("activation", ACTIVATIONS), ("input_layout", LAYOUTS), ("dtype", RANGES)):
+            self._expect(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        good = len(set(str(self.axes))) == len(self.axes) and set(self.axes) <= set("tczyx")
+        self._expect("axes", good and 1 <= len(self.window_axes) <= 3, "distinct letters of 'tczyx', 1 to 3 besides c")
+        for name in ("architecture_options", "metrics"):
+            self._expect(name, hasattr(getattr(self, name), "keys"), "a table of names and values")
+            object.__setattr__(self, name, dict(getattr(self, name)))
+        ndim, several = len(self.window_axes), "one number per window axis"
+        self._sequence("classes", str, None, "names")
+        self._expect("classes", len(set(self.classes)) == len(self.classes), "distinct names")
+        self._sequence("tile", int, ndim, f"positive pixels, {several} of {self.window_axes!r}")
+        self._sequence("spacing", float, ndim, f"positive numbers, {several} of {self.window_axes!r}")
+        self._sequence("mean", float, None, "a number per channel")
+        self._sequence("std", float, len(self.mean), "a positive number per channel")
+        self._sequence("value_range", float, 2, "two numbers, low and high")
+        self._expect("value_range", self.value_range[0] < self.value_range[1], "two numbers, low and high")
+        for name in ("tile", "spacing", "std"):
+            self._expect(name, min(getattr(self, name)) > 0, "positive numbers")
+        self._expect("mean", "c" in self.axes or len(self.mean) == 1, f"one number, since axes {self.axes!r} lack 'c'")
+        self._expect("output_stride", type(self.output_stride) is int and self.output_stride > 0, "pixels, >= 1")
+        divides = all(t % self.output_stride == 0 for t in self.tile)
+        self._expect("output_stride", divides, f"a divisor of the tile {self.tile}")
+
+    @property
+    def window_axes(self) -> str:
+        """Axes along which windows are cut: all but ``c``."""
+        return self.axes.replace("c", "")
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return len(self.mean)
+
+    @property
+    def window_shape(self) -> tuple[int, ...]:
+        """Array shape of a window as stored, in the order of `axes`."""
+        sizes = iter(self.tile)
+        return tuple(self.channels if a == "c" else next(sizes) for a in self.axes)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one window's scores: ``(classes,)``, and the space of a segmentation."""
+        space = tuple(t // self.output_stride for t in self.tile) if self.task == "segmentation" else ()
+        return (len(self.classes), *space)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-compatible values."""
+        card: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return card
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
+        """Make a card of what `to_dict` gave.
+
+        Parameters
+        ----------
+        values
+            Fields by name; those with a default may be left out.
+
+        Returns
+        -------
+        ModelCard
+            The card.
+
+        Raises
+        ------
+        BadValueError
+            If a field is missing, unknown or holds what it should not; the message names it.
+        """
+        known = [f.name for f in fields(cls)]
+        if not hasattr(values, "keys"):
+            raise BadValueError(f"model card: got {type(values).__name__}; expected a table of names and values.")
+        for name in values:
+            if name not in known:
+                raise BadValueError(f"model card: unknown field {name!r}.{suggest(str(name), known)}")
+        missing = [n for n in ("name", "architecture", "task", "classes", "tile", "spacing") if n not in values]
+        if missing:
+            raise BadValueError(f"model card: {', '.join(missing)} missing; got {', '.join(values) or 'nothing'}.")
+        return cls(**values)
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise BadValueError(f"model card: {name} is {getattr(self, name)!r}; expected {expected}.")
+
+    def _sequence(self, name: str, kind: type, length: int | None, expected: str) -> None:
+        values = getattr(self, name)
+        self._expect(name, isinstance(values, (list, tuple)) and len(values) > 0, expected)
+        self._expect(name, length is None or len(values) == length, expected)
+        accepted = (int, float) if kind is float else kind
+        self._expect(name, all(isinstance(v, accepted) and not isinstance(v, bool) for v in values), expected)
+        self._expect(name, kind is str or all(math.isfinite(v) for v in values), expected)
+        object.__setattr__(self, name, tuple(map(kind, values)))
+
+
+class Model(nn.Module):
+    """Normalise, network, activation: a batch of windows as stored goes in, scores come out.
+
+    Training, notebook, ONNX and production therefore see the same bytes.
+
+    Parameters
+    ----------
+    net
+        Network from normalised float32 ``(B, C, *space)`` to logits ``(B, classes, *space)`` or ``(B, classes)``.
+    card
+        What the model wants and gives.
+    """
+
+    def __init__(self, net: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.net = net
+        self.card = card
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores of a batch of windows.
+
+        Parameters
+        ----------
+        x
+            ``(B, *window)``, windows in the order and type of the card's `axes` and `dtype`, of any size that the
+            network takes.
+
+        Returns
+        -------
+        Tensor
+            ``(B, classes, *space)`` or ``(B, classes)`` float32; in 0..1 after softmax or sigmoid.
+        """
+        if isinstance(self.net, OnnxNet) and self.card.input_layout == "window":
+            scores: Tensor = self.net(self._checked(x))
+            return scores
+        return self.activate(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return what the network gives before the activation.
+
+        Parameters
+        ----------
+        x
+            ``(B, *window)``, as for `forward`.
+
+        Returns
+        -------
+        Tensor
+            ``(B, classes, *space)`` or ``(B, classes)`` float32.
+
+        Raises
+        ------
+        BadShapeError
+            If the windows have the wrong type, number of axes or channels.
+        BadValueError
+            If the model is an ONNX graph that gives scores.
+        """
+        card = self.card
+        if isinstance(self.net, OnnxNet) and card.input_layout == "window":
+            raise BadValueError(f"the ONNX graph of {card.name!r} gives scores, no logits; call the model itself.")
+        x = self._checked(x)
+        channel_axis = 1 + card.axes.index("c") if "c" in card.axes else 1
+        x = x if "c" in card.axes else x.unsqueeze(1)
+        if channel_axis not in (1, x.ndim - 1):
+            x, channel_axis = x.movedim(channel_axis, 1), 1
+        x = normalize(x, mean=card.mean, std=card.std, value_range=card.value_range, channel_axis=channel_axis)
+        logits: Tensor = self.net(x)
+        return logits
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Return scores of logits ``(B, classes, …)``, by the card's activation."""
+        if self.card.activation == "softmax":
+            return logits.softmax(dim=1)
+        return logits.sigmoid() if self.card.activation == "sigmoid" else logits
+
+    def _checked(self, x: Tensor) -> Tensor:
+        card = self.card
+        fits = x.ndim == 1 + len(card.axes)
+        fits = fits and ("c" not in card.axes or x.shape[1 + card.axes.index("c")] == card.channels)
+        if not fits or x.dtype != getattr(torch, card.dtype):
+            raise BadShapeError(
+                f"windows are {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}; model {card.name!r} expects "
+                f"(B, {', '.join(map(str, card.window_shape))}) {card.dtype}, axes {card.axes!r} after the batch."
+            )
+        return x
+
+    def __repr__(self) -> str:
+        card = self.card
+        tile, spacing = " × ".join(map(str, card.tile)), " × ".join(f"{s:g}" for s in dict.fromkeys(card.spacing))
+        count = sum(p.numel() for p in self.parameters())
+        size = f", {count / 1e6:.2f} M parameters" if count else ""
+        return (
+            f"Model {card.name!r}: {card.architecture}, {card.task} of {', '.join(card.classes)}; "
+            f"tile {tile} px at {spacing} {card.unit}/px{size}"
+        )
+
+
+def create_model(
+    name: str,
+    classes: Sequence[str],
+    *,
+    tile: int | Sequence[int],
+    spacing: float | Sequence[float],
+    task: str | None = None,
+    unit: str = "µm",
+    axes: str = "yxc",
+    channels: int | None = None,
+    dtype: str = "uint8",
+    value_range: tuple[float, float] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Model:
+    """Make an untrained model.
+
+    Parameters
+    ----------
+    name
+        ``"unet"`` (segmentation) or ``"cnn"`` (classification); both for signals, pictures and volumes.
+    classes
+        Class names; one alone is scored by a sigmoid, several by a softmax.
+    tile
+        Window size in pixels at `spacing`; one number counts for all window axes.
+    spacing
+        Physical pixel size to look at, in `unit`; one number counts for all window axes.
+    task
+        ``"segmentation"`` or ``"classification"``; None is what the network is for.
+    unit
+        Unit of `spacing`.
+    axes
+        Axis letters of a window as stored: ``"yxc"`` slide, ``"zyx"`` volume, ``"ct"`` signal.
+    channels
+        Number of channels; None is 3 with an axis ``c`` and 1 without.
+    dtype
+        Stored type of a window.
+    value_range
+        Stored values that become 0 and 1, for example Hounsfield units ``(-1000, 1000)``; None is the range of the
+        type (0 to 1 for float32). Signed integers have no such default.
+    mean
+        Mean per channel, in 0..1; None is 0.5.
+    std
+        Standard deviation per channel, in 0..1; None is 0.25.
+    seed
+        Seed of the initial weights.
+    **options
+        Options of the network: ``width``, ``depth``.
+
+    Returns
+    -------
+    Model
+        With weights that depend on `seed` alone; torch's own random state stays as it is.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no network of this name.
+    BadValueError
+        If something is out of range or does not fit the network.
+    """
+    if name not in NETWORKS:
+        raise UnknownNameError(f"no model {name!r}.{suggest(name, NETWORKS)}")
+    if task not in (None, NETWORKS[name].task):
+        raise BadValueError(f"{name!r} does {NETWORKS[name].task}; got task {task!r}. Choose another model.")
+    if value_range is None and RANGES.get(dtype, (0, 1)) is None:
+        raise BadValueError(f"{dtype} has no range of its own; give value_range=(low, high), as in (-1000, 1000).")
+    ndim = len(axes.replace("c", ""))
+    count = channels if channels is not None else 3 if "c" in axes else 1
+    card = ModelCard(
+        name=name,
+        architecture=name,
+        task=NETWORKS[name].task,
+        classes=tuple(classes),
+        tile=(tile,) * ndim if isinstance(tile, int) else tuple(tile),
+        spacing=(float(spacing),) * ndim if isinstance(spacing, (int, float)) else tuple(spacing),
+        unit=unit,
+        axes=axes,
+        dtype=dtype,
+        value_range=value_range or RANGES.get(dtype) or (0.0, 1.0),
+        mean=tuple(mean) if mean is not None else (0.5,) * count,
+        std=tuple(std) if std is not None else (0.25,) * count,
+        activation="sigmoid" if len(classes) == 1 else "softmax",
+        architecture_options=options,
+    )
+    if channels is not None and card.channels != channels:
+        raise BadValueError(f"{card.channels} means for {channels} channels; expected one each.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(_build(card), card)
+
+
+def load_model(
+    path: str | os.PathLike[str], *, card: ModelCard | Mapping[str, Any] | str | os.PathLike[str] | None = None
+) -> Model:
+    """Load a model package, or an ONNX file from elsewhere with a card. Nothing in a file is ever run as code.
+
+    Parameters
+    ----------
+    path
+        Package folder, as `export` wrote it, or an ``.onnx`` file.
+    card
+        What an ONNX file wants and gives: a card, its fields, or a JSON file of them. A package brings its own.
+
+    Returns
+    -------
+    Model
+        Ready to predict (in evaluation mode).
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at `path`, or the package lacks a file.
+    BadFileError
+        If a file is damaged, altered, of a newer format, or an ONNX graph that cannot run.
+    BadShapeError
+        If an ONNX graph's input or output does not fit the card.
+    BadValueError
+        If a card is needed and missing, or holds what it should not.
+    """
+    location = Path(path).expanduser()
+    with stage("deployed", verb="load_model", model=location.name):
+        if not location.exists():
+            raise NotFoundError(f"nothing at {location}; expected a model package (a folder) or an .onnx file.")
+        if location.is_dir():
+            if card is not None:
+                raise BadValueError(f"{location.name} is a package and brings its own card; leave out card=….")
+            return _load_package(location).eval()
+        if location.suffix.lower() != ".onnx":
+            raise BadFileError(
+                f"{location.name}: expected a package folder or an .onnx file. Formats that run code when they are "
+                "read (pickles: .pt, .pth, .bin) are not taken; convert to ONNX or safetensors."
+            )
+        if card is None:
+            raise BadValueError(f"{location.name} is ONNX: say what it wants with card=… (a card, fields, or a JSON).")
+        return _load_onnx(location, _as_card(card)).eval()
+
+
+def _build(card: ModelCard) -> nn.Module:
+    if card.architecture not in NETWORKS:
+        raise UnknownNameError(f"no network {card.architecture!r}.{suggest(card.architecture, NETWORKS)}")
+    options = dict(card.architecture_options)
+    limits = {"width": (1, 4096), "depth": (1, 5)}
+    for option, value in options.items():
+        low, high = limits.get(option, (1, 0))
+        if not (isinstance(value, int) and low <= value <= high):
+            expected = f"a whole number from {low} to {high}" if option in limits else f"options {', '.join(limits)}"
+            raise BadValueError(f"{card.architecture} with {option}={value!r}; expected {expected}.")
+    net = NETWORKS[card.architecture](
+        dimensions=len(card.window_axes), channels=card.channels, classes=len(card.classes), **options
+    )
+    # Convolutions over interleaved pixels are fastest in the memory order in which readers give them.
+    if len(card.window_axes) == 2:
+        for parameter in net.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return net
+
+
+def _load_package(folder: Path) -> Model:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    config = _read_json(folder / CONFIG, "the package's configuration")
+    version = config.get("format_version")
+    if not isinstance(version, int):
+        raise BadFileError(f"{folder / CONFIG} states no format_version; expected a package that export() wrote.")
+    if version > FORMAT_VERSION:
+        raise BadFileError(
+            f"package {folder.name!r} has format {version}; this dhlab reads up to {FORMAT_VERSION}. Upgrade dhlab."
+        )
+    card = _card_of(config.get("card"), folder / CONFIG)
+    sums = config.get("sha256")
+    if not isinstance(sums, dict) or WEIGHTS not in sums:
+        raise BadFileError(f"{folder / CONFIG} lists no checksum of {WEIGHTS}; expected a package of export().")
+    contents = {name: _checked_bytes(folder, name, str(expected)) for name, expected in sums.items()}
+    try:
+        weights = load(contents[WEIGHTS])
+        model = Model(_build(card), card)
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise BadFileError(f"{folder / WEIGHTS} does not fit the card: {error}") from error
+    return model
+
+
+def _checked_bytes(folder: Path, name: str, expected: str) -> bytes:
+    if Path(name).name != name:
+        raise BadFileError(f"{folder / CONFIG} names {name!r}; expected files of the package itself.")
+    if not (folder / name).is_file():
+        raise NotFoundError(f"package {folder.name!r} lacks {name}; copy it again from its source.")
+    content = (folder / name).read_bytes()
+    got = hashlib.sha256(content).hexdigest()
+    if got != expected:
+        raise BadFileError(
+            f"{folder / name} was altered or damaged: SHA-256 {got[:12]}…, its package says {expected[:12]}…. "
+            "Copy it again from its source."
+        )
+    return content
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFoundError(f"no {path.name} in {path.parent}; expected {what}.")
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise BadFileError(f"{path} is larger than {LARGEST_CONFIG >> 20} MiB; expected {what}.")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BadFileError(f"{path} is no JSON ({error}); expected {what}.") from error
+    if not isinstance(values, dict):
+        raise BadFileError(f"{path} holds a {type(values).__name__}; expected {what}, a table.")
+    return values
+
+
+def _as_card(card: ModelCard | Mapping[str, Any] | str | os.PathLike[str]) -> ModelCard:
+    if isinstance(card, ModelCard):
+        return card
+    if not isinstance(card, (str, os.PathLike)):
+        return ModelCard.from_dict(card)
+    path = Path(card).expanduser()
+    values = _read_json(path, "a model card")
+    return _card_of(values.get("card", values), path)
+
+
+def _card_of(values: Any, path: Path) -> ModelCard:
+    try:
+        return ModelCard.from_dict(values)
+    except BadValueError as error:
+        raise BadFileError(f"{path}: {error}") from error
+
+
+def _load_onnx(path: Path, card: ModelCard) -> Model:
+    net = open_onnx(path)
+    _check_graph(net, card, path)
+    model = Model(net, card)
+    try:
+        shape = tuple(model(torch.zeros((1, *card.window_shape), dtype=getattr(torch, card.dtype))).shape)
+    except BadFileError as error:
+        raise BadShapeError(f"{path} fails on one window of the card: {error}") from error
+    if shape != (1, *card.output_shape):
+        raise BadShapeError(
+            f"{path} gives {shape} for one window; the card ({card.task}, {len(card.classes)} classes, output_stride "
+            f"{card.output_stride}) expects {(1, *card.output_shape)}."
+        )
+    return model
+
+
+def _check_graph(net: OnnxNet, card: ModelCard, path: Path) -> None:
+    inputs = net.session.get_inputs()
+    if len(inputs) != 1:
+        raise BadShapeError(f"{path} has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); expected one.")
+    got = inputs[0]
+    if card.input_layout == "window":
+        kind, shape = {"float32": "float"}.get(card.dtype, card.dtype), card.window_shape
+    else:
+        kind, shape = "float", (card.channels, *card.tile)
+    sizes = got.shape[1:]
+    fits = len(sizes) == len(shape) and all(not isinstance(a, int) or a == b for a, b in zip(sizes, shape, strict=True))
+    batch = got.shape[0] if got.shape else 0
+    if not fits or (isinstance(batch, int) and batch != 1) or got.type != f"tensor({kind})":
+        raise BadShapeError(
+            f"{path} takes {got.type} {got.shape}; a card with input_layout {card.input_layout!r}, axes {card.axes!r} "
+            f"and tile {card.tile} expects tensor({kind}) {['batch', *shape]}. Mend the card or export the graph anew."
+        )
