@@ -1,3 +1,5 @@
+__version__: str
+
 from . import kernels as kernels
 from .annotations import Annotations as Annotations
 from .datasets import Dataset as Dataset

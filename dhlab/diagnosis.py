@@ -78,7 +78,7 @@ def _row(finding: Finding) -> dict[str, str]:
 def _guard(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a broken library must show up as a row, not end the table
         return [(check.__name__.strip("_").replace("_", " "), "problem", f"{type(error).__name__}: {error}")]
 
 
@@ -103,11 +103,8 @@ def _devices() -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        yield (
-            "GPU",
-            "ok",
-            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}",
-        )
+        memory, generation = properties.total_memory / 2**30, f"sm_{properties.major}{properties.minor}"
+        yield "GPU", "ok", f"{properties.name}, {memory:.0f} GiB, {generation}"
 
 
 def _kernels() -> Iterator[Finding]:
@@ -147,16 +144,15 @@ def _grey_square():  # type: ignore[no-untyped-def]
 
 
 def _horovod() -> Iterator[Finding]:
-    if find_spec("horovod") is None:
-        yield "Horovod", "absent", "training uses one process; bash binder/install.sh --horovod builds it"
-        return
-    import horovod.torch as hvd
+    from dhlab.distributed import horovod_build
 
-    if not hasattr(hvd, "init"):
-        yield "Horovod", "problem", "installed without torch support; bash binder/install.sh --horovod builds it"
-        return
-    parts = [name for name in ("gloo", "mpi", "nccl") if getattr(hvd, f"{name}_built")()]
-    yield "Horovod", "ok", f"built with {', '.join(parts)}"
+    built, remedy = horovod_build(), "bash binder/install.sh --horovod builds it"
+    if built is None:
+        yield "Horovod", "absent", f"training uses one process; {remedy}"
+    elif not built:
+        yield "Horovod", "problem", f"installed without torch support; {remedy}"
+    else:
+        yield "Horovod", "ok", f"built with {', '.join(built)}"
 
 
 def _slurm() -> Iterator[Finding]:

@@ -129,12 +129,34 @@ class TileGrid:
         return (tuple(row) for row in self.starts().tolist())
 
     def starts(self, positions: Sequence[int] | NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Return first corners in level-0 pixels, ``(N, ndim)`` int64, of some or all windows to visit."""
+        """Return first corners in level-0 pixels of some or all windows to visit.
+
+        Parameters
+        ----------
+        positions
+            Positions among the windows to visit, shape ``(N,)``; None is all of them.
+
+        Returns
+        -------
+        ndarray
+            ``(N, ndim)`` int64.
+        """
         flat = self.indices if positions is None else self.indices[np.asarray(positions, np.int64)]
         return np.rint(self.corners(flat) * np.asarray(self.scale)).astype(np.int64)
 
     def corners(self, flat: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return first corners in grid pixels, ``(N, ndim)`` int64, of windows given by flat index."""
+        """Return first corners in grid pixels of windows given by flat index.
+
+        Parameters
+        ----------
+        flat
+            Flat indices on the whole grid, shape ``(N,)`` int64.
+
+        Returns
+        -------
+        ndarray
+            ``(N, ndim)`` int64.
+        """
         corners: NDArray[np.int64] = np.stack(np.unravel_index(flat, self.shape), axis=-1) * np.asarray(self.stride)
         return corners
 
@@ -181,7 +203,23 @@ class TileGrid:
         return replace(self, keep=flat[enough])
 
     def split(self, parts: int) -> tuple[TileGrid, ...]:
-        """Split the windows to visit into `parts` contiguous, nearly equal grids."""
+        """Split the windows to visit into contiguous, nearly equal grids.
+
+        Parameters
+        ----------
+        parts
+            Number of grids.
+
+        Returns
+        -------
+        tuple of TileGrid
+            `parts` grids that together visit every window once.
+
+        Raises
+        ------
+        BadValueError
+            If `parts` is less than 1.
+        """
         if parts < 1:
             raise BadValueError(f"parts {parts}; expected at least 1.")
         return tuple(replace(self, keep=part) for part in np.array_split(self.indices, parts))

@@ -121,6 +121,11 @@ class Report:
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the figures as JSON (pictures by caption only) and return the path.
 
+        Parameters
+        ----------
+        path
+            JSON file to write.
+
         Raises
         ------
         StorageError
@@ -131,6 +136,11 @@ class Report:
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Report:
         """Read what `to_json` wrote; pictures are not stored in JSON.
+
+        Parameters
+        ----------
+        path
+            The JSON file.
 
         Raises
         ------
@@ -144,6 +154,11 @@ class Report:
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML page (pictures inside, no scripts, prints well) and return the path.
+
+        Parameters
+        ----------
+        path
+            HTML file to write.
 
         Raises
         ------

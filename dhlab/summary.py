@@ -85,13 +85,11 @@ def encode_picture(picture: NDArray[np.uint8]) -> bytes:
 
 
 def _describe(scan: Scan, tissue: Scan | None) -> Report:
+    source = scan.meta.get("spacing_source", "the caller")
     facts: list[dict[str, Any]] = [
         {"": "size", "value": " × ".join(f"{n:,}" for n in scan.shape) + " px"},
         {"": "physical size", "value": " × ".join(f"{v:,.5g}" for v in scan.size) + f" {scan.unit}"},
-        {
-            "": "spacing",
-            "value": f"{scan.spacing[0]:g} {scan.unit}/px, from {scan.meta.get('spacing_source', 'the caller')}",
-        },
+        {"": "spacing", "value": f"{scan.spacing[0]:g} {scan.unit}/px, from {source}"},
         {"": "levels", "value": ", ".join(f"1/{max(s):.4g}" for s in scan.scales)},
         {"": "read by", "value": f"{scan.meta.get('reader', '?')} {scan.meta.get('reader_version', '')}"},
     ]
