@@ -122,7 +122,8 @@ def paint_slide(
     marker = np.zeros(shape, np.float32)
 
     blue, pink = _paint_stroma(shape, random, spacing=spacing)
-    fat = _noise(shape, random, size=420 / spacing) > 0.7
+    field = _noise(shape, random, size=420 / spacing)
+    fat = field > np.quantile(field, 0.9)
     membrane = _paint_fat(shape, random, spacing=spacing)
     labels[fat] = ADIPOSE
     blue[fat] = 0.06 * membrane[fat]
@@ -177,7 +178,7 @@ class LargeSlide:
         return np.dtype(np.uint8)
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        """Return a window, ``(height, width, channels)`` uint8; key is up to three slices without steps."""
+        """Return a window, ``(height, width, channels)`` uint8; key is up to three slices."""
         rows, columns, channels = self._slices(key)
         inside = self._inside(rows, columns)
         if inside is None:
@@ -188,7 +189,7 @@ class LargeSlide:
         return np.where(inside[..., None], tissue, glass)[..., channels]
 
     def labels(self, key: Any) -> NDArray[np.uint8]:
-        """Return the label map of a window, ``(height, width)`` uint8; key is up to two slices without steps."""
+        """Return the label map of a window, ``(height, width)`` uint8; key is up to two slices."""
         rows, columns, _ = self._slices(key)
         truth, inside = self._repeat(self.truth, rows, columns), self._inside(rows, columns)
         return truth if inside is None else np.where(inside, truth, np.uint8(BACKGROUND))
@@ -705,12 +706,12 @@ def _write_aperio(
             bands.tiles(number), shape=level.shape, dtype=level.dtype, description=about, software=False, **options
         )
         if number == 0:
-            coarse = min(1024 / max(height, width), 1.0)
-            size_px = (max(1, int(width * coarse)), max(1, int(height * coarse)))
-            smallest = bands.pyramid[1] if len(bands.pyramid) > 1 else level[: size_px[1], : size_px[0]]
-            thumbnail = cv2.resize(np.ascontiguousarray(smallest[:]), size_px, interpolation=cv2.INTER_AREA)
+            above = bands.pyramid[min(1, len(bands.pyramid) - 1)]
+            step = max(1, math.ceil(max(above.shape[:2]) / 1024))
+            thumbnail = np.concatenate([above[row : row + 1, ::step] for row in range(0, above.shape[0], step)])
+            size_px = thumbnail.shape[1::-1]
             about = f"{head}{width}x{height} -> {size_px[0]}x{size_px[1]} - |ScanScope ID = SS0000"
-            _write_strip(file, np.asarray(thumbnail, np.uint8), about, subfiletype=0)
+            _write_strip(file, thumbnail, about, subfiletype=0)
     if label:
         picture = np.full((463, 387, 3), 250, np.uint8)
         for line, text in enumerate(("PHANTOM LABEL", "NOBODY, Nora", "born 1900-01-01", "MRN 000-0000")):
