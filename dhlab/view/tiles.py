@@ -1,0 +1,607 @@
+"""Tiles of any scan as encoded pictures: one source for every transport, with the colours of `dhlab.display`."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dhlab.display import class_color, default_display, heat_colors, to_rgb
+from dhlab.errors import BadShapeError, BadValueError, UnknownNameError, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dhlab.display import Display
+    from dhlab.scan import Scan
+
+__all__ = ["COLOR_MAPS", "ByteCache", "Style", "TileSource", "class_names", "color_map", "read_plane", "to_rgba"]
+
+JPEG_QUALITY = 85
+# Beyond this reduction a tile is made of its four children, which the cache keeps.
+MAX_REDUCTION = 8
+STRIP_PIXELS = 1 << 24
+# Thirteen and nine anchors of "turbo" (https://doi.org/10.5281/zenodo.4009190) and matplotlib's "viridis".
+TURBO_ANCHORS = (
+    (48, 18, 59), (67, 78, 186), (70, 133, 250), (40, 188, 235), (26, 228, 182), (85, 250, 118), (164, 252, 60),
+    (217, 228, 54), (250, 186, 57), (251, 126, 33), (228, 69, 10), (185, 30, 2), (122, 4, 3),
+)  # fmt: skip
+VIRIDIS_ANCHORS = (
+    (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128), (94, 201, 98),
+    (173, 220, 48), (253, 231, 37),
+)  # fmt: skip
+# The first is the default: its ends stay apart from the pink and violet of stained tissue, those of "inferno" do not.
+COLOR_MAPS = ("turbo", "inferno", "viridis", "grey", "class")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a tile is coloured.
+
+    Parameters
+    ----------
+    channel
+        Channel shown alone; None shows all (RGB, or the winning class of a heat map in its colour).
+    colors
+        Colour map of one channel of a heat map: one of `COLOR_MAPS`.
+    threshold
+        Scores below this share of the display range are transparent, from 0 to 1.
+    low, high
+        Values at the ends of the display range; None takes those of the scan's `Display`.
+    """
+
+    channel: int | None = None
+    colors: str = COLOR_MAPS[0]
+    threshold: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.colors not in COLOR_MAPS:
+            raise UnknownNameError(f"no colour map {self.colors!r}.{suggest(str(self.colors), COLOR_MAPS)}")
+        if not 0 <= self.threshold <= 1:
+            raise BadValueError(f"threshold {self.threshold}; expected a share of the display range from 0 to 1.")
+
+
+class ByteCache:
+    """Values by key, the least recently used dropped once their bytes exceed a budget; safe between threads.
+
+    Parameters
+    ----------
+    budget
+        Largest sum of the sizes that are kept, in bytes.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.used = 0
+        self._items: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Any) -> Any:
+        """Return the value kept under `key`, or None."""
+        with self._lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return self._items[key][0]
+
+    def put(self, key: Any, value: Any, size: int) -> None:
+        """Keep a value of `size` bytes, unless it is larger than the whole budget."""
+        if size > self.budget:
+            return
+        with self._lock:
+            self.used += size - (self._items.pop(key)[1] if key in self._items else 0)
+            self._items[key] = (value, size)
+            while self.used > self.budget:
+                self.used -= self._items.popitem(last=False)[1][1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._items.clear()
+            self.used = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class TileSource:
+    """The pyramid of tiles of one scan: square pixels, each level half as fine as the one before.
+
+    Level 0 has the scan's finest pixel; the last level fits in one tile. The scan's own levels are used where they
+    fit and resampled where they do not. Safe between threads.
+
+    Parameters
+    ----------
+    scan
+        Any scan with axes ``y`` and ``x``.
+    display
+        Range of values shown; None is `default_display` of the scan.
+    tile
+        Side of a tile in pixels.
+    budget
+        Bytes of tiles kept in memory.
+
+    Raises
+    ------
+    BadShapeError
+        If the scan has no ``y`` and ``x``.
+    """
+
+    def __init__(self, scan: Scan, display: Display | None = None, *, tile: int = 512, budget: int = 64 << 20) -> None:
+        y, x = plane_axes(scan)
+        self.scan = scan
+        self.tile = tile
+        self._display = display
+        finest = min(scan.spacing[y], scan.spacing[x])
+        self.aspect = (scan.spacing[y] / finest, scan.spacing[x] / finest)
+        self.shape = (max(1, round(scan.shape[y] * self.aspect[0])), max(1, round(scan.shape[x] * self.aspect[1])))
+        self.level_count = 1 + max(0, math.ceil(math.log2(max(self.shape) / tile)))
+        self._tiles = ByteCache(budget)
+        self._planes = ByteCache(budget)
+
+    @property
+    def display(self) -> Display:
+        """Range of values shown, found at the first use."""
+        if self._display is None:
+            self._display = default_display(self.scan)
+        return self._display
+
+    def info(self) -> dict[str, Any]:
+        """Return what a viewer needs to lay tiles out, JSON-compatible.
+
+        Returns
+        -------
+        dict
+            ``shape`` (height, width of the tile pyramid's level 0), ``aspect`` (its pixels per scan pixel), ``tile``,
+            ``resolutions`` (level-0 pixels per pixel, for each level), ``spacing`` and ``unit`` of a scan pixel
+            (y, x), ``origin``, ``axes`` (length of every further axis), ``kind``, ``channels``, ``opaque``.
+        """
+        scan = self.scan
+        plane = plane_axes(scan)
+        return {
+            "name": scan.name,
+            "kind": scan.kind,
+            "shape": list(self.shape),
+            "aspect": list(self.aspect),
+            "tile": self.tile,
+            "resolutions": [float(2**level) for level in range(self.level_count)],
+            "spacing": [scan.spacing[i] for i in plane],
+            "origin": [scan.origin[i] for i in plane],
+            "unit": scan.unit,
+            "axes": {a: n for a, n in zip(scan.window_axes, scan.shape, strict=True) if a not in "yx"},
+            "channels": class_names(scan) if scan.kind in ("labels", "mask") else list(scan.channels),
+            "opaque": scan.kind == "image",
+        }
+
+    def grid_shape(self, level: int) -> tuple[int, int]:
+        """Return the number of rows and columns of tiles of a level."""
+        if not 0 <= level < self.level_count:
+            raise BadValueError(f"tile level {level} of {self.scan.name!r}; expected 0 to {self.level_count - 1}.")
+        rows, columns = (math.ceil(n / (self.tile << level)) for n in self.shape)
+        return rows, columns
+
+    def encode(
+        self,
+        level: int,
+        row: int,
+        column: int,
+        *,
+        channel: int | None = None,
+        colors: str = COLOR_MAPS[0],
+        threshold: float = 0.0,
+        low: float | None = None,
+        high: float | None = None,
+        index: Mapping[str, int] | None = None,
+    ) -> tuple[bytes, str]:
+        """Return one tile as an encoded picture.
+
+        Parameters
+        ----------
+        level
+            Level of the tile pyramid, 0 the finest.
+        row, column
+            Place of the tile on its level.
+        channel, colors, threshold, low, high
+            As in `Style`.
+        index
+            Position on every further axis (``{"z": 12}``), in pixels; the middle where it is not given.
+
+        Returns
+        -------
+        bytes
+            JPEG for images, PNG with transparency for heat maps, masks and labels.
+        str
+            MIME type.
+
+        Raises
+        ------
+        BadValueError
+            If there is no such tile, channel or index.
+        BadFileError
+            If the stored data cannot be decoded.
+        """
+        rows, columns = self.grid_shape(level)
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise BadValueError(
+                f"tile {row}, {column} on level {level} of {self.scan.name!r}; it has {rows} × {columns} tiles."
+            )
+        style = Style(channel, colors, float(threshold), low, high)
+        at = index_of(self.scan, index)
+        key = (level, row, column, style, at)
+        found: tuple[bytes, str] | None = self._tiles.get(key)
+        if found is None:
+            rgba = to_rgba(self._plane(level, row, column, at), self.scan, style=style, display=self.display)
+            if self.scan.kind == "image":
+                found = encode_jpeg(self._bleed(rgba[..., :3], level, row, column)), "image/jpeg"
+            else:
+                found = encode_png(rgba), "image/png"
+            self._tiles.put(key, found, len(found[0]))
+        return found
+
+    def clear(self) -> None:
+        """Forget every tile."""
+        self._tiles.clear()
+        self._planes.clear()
+
+    def _plane(self, level: int, row: int, column: int, at: tuple[int, ...]) -> NDArray[Any]:
+        scale = self._scale_below(level)
+        span = self.tile << level
+        start = (row * span / self.aspect[0], column * span / self.aspect[1])
+        if level == 0 or scale <= MAX_REDUCTION:
+            size = (span / self.aspect[0], span / self.aspect[1])
+            return read_plane(self.scan, start, size, (self.tile, self.tile), index=at)
+        key = (level, row, column, at)
+        plane: NDArray[Any] | None = self._planes.get(key)
+        if plane is None:
+            rows, columns = self.grid_shape(level - 1)
+            half = self.tile // 2
+            for r, c in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                child_row, child_column = 2 * row + r, 2 * column + c
+                if child_row >= rows or child_column >= columns:
+                    continue
+                child = self._plane(level - 1, child_row, child_column, at)
+                if plane is None:
+                    plane = np.full((self.tile, self.tile, *child.shape[2:]), self.scan.fill, child.dtype)
+                small = resize(child, (half, half), nearest=is_exact(self.scan))
+                plane[r * half : (r + 1) * half, c * half : (c + 1) * half] = small
+            assert plane is not None
+            self._planes.put(key, plane, plane.nbytes)
+        return plane
+
+    def _bleed(self, rgb: NDArray[np.uint8], level: int, row: int, column: int) -> NDArray[np.uint8]:
+        """Repeat the scan's last pixels to the edge of the tile: JPEG would mix the colour of what lies outside in."""
+        inside = [
+            min(self.tile, math.ceil((n - (at * self.tile << level)) / 2**level))
+            for n, at in zip(self.shape, (row, column), strict=True)
+        ]
+        rgb[inside[0] :] = rgb[inside[0] - 1]
+        rgb[:, inside[1] :] = rgb[:, inside[1] - 1, None]
+        return rgb
+
+    def _scale_below(self, level: int) -> float:
+        """Return how many times the best stored level must be reduced for a tile level."""
+        stored = level_below(self.scan, 2.0**level, self.aspect)
+        return 2.0**level / max(stored_scale(self.scan, stored, self.aspect))
+
+
+def plane_axes(scan: Scan) -> tuple[int, int]:
+    """Return the places of y and x among the window axes of a scan."""
+    if "y" not in scan.axes or "x" not in scan.axes:
+        raise BadShapeError(f"scan {scan.name!r} has axes {scan.axes!r}; expected y and x to make tiles of.")
+    return scan.window_axes.index("y"), scan.window_axes.index("x")
+
+
+def index_of(scan: Scan, index: Mapping[str, int] | Sequence[int] | None) -> tuple[int, ...]:
+    """Return the position on every further axis, in the order of the window axes without y and x."""
+    further = [(a, n) for a, n in zip(scan.window_axes, scan.shape, strict=True) if a not in "yx"]
+    known = index if isinstance(index, Mapping) else dict(zip((a for a, _ in further), index or (), strict=False))
+    chosen = tuple(int(known.get(a, n // 2)) for a, n in further)
+    for (axis, length), at in zip(further, chosen, strict=True):
+        if not 0 <= at < length:
+            raise BadValueError(f"index {at} on axis {axis} of {scan.name!r}; expected 0 to {length - 1}.")
+    return chosen
+
+
+def stored_scale(scan: Scan, level: int, aspect: tuple[float, float]) -> tuple[float, float]:
+    """Return square display pixels per pixel of a stored level, along y and x."""
+    y, x = plane_axes(scan)
+    return scan.scales[level][y] * aspect[0], scan.scales[level][x] * aspect[1]
+
+
+def level_below(scan: Scan, scale: float, aspect: tuple[float, float] = (1.0, 1.0)) -> int:
+    """Return the coarsest stored level that is at least as fine as `scale` display pixels per pixel."""
+    fits = [i for i in range(len(scan.levels)) if max(stored_scale(scan, i, aspect)) <= scale * 1.01]
+    return max(fits, key=lambda i: math.prod(scan.scales[i]), default=0)
+
+
+def level_shape(scan: Scan, level: int) -> tuple[int, int]:
+    """Return rows and columns of a stored level."""
+    y, x = plane_axes(scan)
+    shape = scan.shape_of(level)
+    return shape[y], shape[x]
+
+
+def is_exact(scan: Scan) -> bool:
+    """Return whether pixels are names (classes) that must not be averaged."""
+    return scan.kind in ("mask", "labels")
+
+
+def read_plane(
+    scan: Scan,
+    start: tuple[float, float],
+    size: tuple[float, float],
+    shape: tuple[int, int],
+    *,
+    index: Mapping[str, int] | Sequence[int] | None = None,
+) -> NDArray[Any]:
+    """Read a rectangle of a scan, resampled to a wanted shape, in bounded memory.
+
+    Parameters
+    ----------
+    scan
+        Any scan with y and x.
+    start
+        First corner (y, x) in level-0 pixels; fractions and places outside are allowed.
+    size
+        Extent (y, x) in level-0 pixels.
+    shape
+        Rows and columns wanted.
+    index
+        Position on further axes; None is the middle of each.
+
+    Returns
+    -------
+    ndarray
+        ``(rows, columns)``, or ``(rows, columns, channels)`` where the scan has channels; the scan's dtype, or
+        float32 where OpenCV cannot average it. Pixels are averaged, classes taken by the nearest pixel.
+    """
+    y, x = plane_axes(scan)
+    at = index_of(scan, index)
+    wanted = np.array([size[0] / shape[0], size[1] / shape[1]])
+    fits = [i for i in range(len(scan.levels)) if np.all(np.array(scan.scales[i])[[y, x]] <= wanted * 1.01)]
+    level = max(fits, key=lambda i: scan.scales[i][y] * scan.scales[i][x], default=0)
+    scale = np.array([scan.scales[level][y], scan.scales[level][x]])
+    reduction = wanted / scale
+    rows = max(1, int(STRIP_PIXELS / max(1.0, shape[1] * float(np.prod(reduction)))))
+    strips = []
+    for first in range(0, shape[0], rows):
+        count = min(rows, shape[0] - first)
+        corner = np.array([start[0] + first * wanted[0], start[1]]) / scale
+        strips.append(_read_strip(scan, level, corner, reduction, (count, shape[1]), at))
+    return strips[0] if len(strips) == 1 else np.concatenate(strips)
+
+
+def _read_strip(
+    scan: Scan,
+    level: int,
+    corner: NDArray[np.float64],
+    reduction: NDArray[np.float64],
+    shape: tuple[int, int],
+    at: tuple[int, ...],
+) -> NDArray[Any]:
+    """Read a window that starts at `corner` (pixels of `level`) and has `reduction` of them per wanted pixel."""
+    exact = is_exact(scan)
+    if np.all(np.abs(reduction - 1) < 1e-3):
+        return _read_window(scan, level, np.rint(corner).astype(int), shape, at)
+    if exact:
+        first = np.floor(corner).astype(int)
+        last = np.ceil(corner + np.array(shape) * reduction).astype(int)
+        window = _read_window(scan, level, first, tuple((last - first).tolist()), at)
+        picks = [
+            np.clip((corner[i] - first[i] + (np.arange(shape[i]) + 0.5) * reduction[i]).astype(int), 0, n - 1)
+            for i, n in enumerate(window.shape[:2])
+        ]
+        return window[np.ix_(*picks)]
+    if np.all(reduction >= 1):
+        first = np.rint(corner).astype(int)
+        last = np.maximum(np.rint(corner + np.array(shape) * reduction).astype(int), first + 1)
+        window = _read_window(scan, level, first, tuple((last - first).tolist()), at)
+        edge = _extend_edges(window, first, level_shape(scan, level), margin=np.ceil(reduction).astype(int))
+        return resize(edge, shape)
+    import cv2
+
+    first = np.floor(corner - 1).astype(int)
+    last = np.ceil(corner + np.array(shape) * reduction + 1).astype(int)
+    window = _read_window(scan, level, first, tuple((last - first).tolist()), at)
+    window = averageable(_extend_edges(window, first, level_shape(scan, level), margin=np.array([2, 2])))
+    offset = corner - first
+    # Pixel centres: wanted (i + 0.5) * reduction + offset is source j + 0.5.
+    matrix = np.array(
+        [
+            [reduction[1], 0, offset[1] + 0.5 * reduction[1] - 0.5],
+            [0, reduction[0], offset[0] + 0.5 * reduction[0] - 0.5],
+        ]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    planes = window[..., None] if window.ndim == 2 else window
+    # warpAffine takes at most four channels.
+    parts = [
+        cv2.warpAffine(
+            np.ascontiguousarray(planes[..., i : i + 4]),
+            matrix,
+            shape[::-1],
+            flags=flags,
+            borderMode=cv2.BORDER_REPLICATE,
+        ).reshape(*shape, -1)
+        for i in range(0, planes.shape[-1], 4)
+    ]
+    return np.concatenate(parts, -1).reshape(*shape, *window.shape[2:])
+
+
+def _read_window(
+    scan: Scan, level: int, corner: NDArray[np.int_], shape: tuple[int, ...], at: tuple[int, ...]
+) -> NDArray[Any]:
+    """Read pixels of a level, its channels last; `corner` and `shape` (y, x) in pixels of the level."""
+    further, place, size = iter(at), [], []
+    plane = iter(zip(corner.tolist(), shape, strict=True))
+    for axis, scale in zip(scan.window_axes, scan.scales[level], strict=True):
+        if axis in "yx":
+            first, length = next(plane)
+            place.append(first * scale)
+            size.append(length)
+        else:
+            place.append(next(further))
+            size.append(1)
+    array = scan.read(place, size, level)
+    array = array[tuple(slice(None) if a in "cyx" else 0 for a in scan.axes)]
+    kept = [a for a in scan.axes if a in "cyx"]
+    return np.ascontiguousarray(np.moveaxis(array, kept.index("c"), -1)) if "c" in kept else array
+
+
+def _extend_edges(
+    window: NDArray[Any], corner: NDArray[np.int_], shape: tuple[int, int], *, margin: NDArray[np.int_]
+) -> NDArray[Any]:
+    """Repeat the last pixels of a level of `shape` beyond its edges, so that the average does not mix in the fill."""
+    for axis in (0, 1):
+        rows = window if axis == 0 else window.swapaxes(0, 1)
+        before, after = -int(corner[axis]), int(shape[axis] - corner[axis])
+        if 0 < before < len(rows):
+            rows[max(0, before - int(margin[axis])) : before] = rows[before]
+        if 0 < after < len(rows):
+            rows[after : after + int(margin[axis])] = rows[after - 1]
+    return window
+
+
+def averageable(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array in a type that OpenCV resamples: itself, or float32."""
+    return array if array.dtype in (np.uint8, np.uint16, np.int16, np.float32, np.float64) else array.astype(np.float32)
+
+
+def resize(array: NDArray[Any], shape: tuple[int, int], *, nearest: bool = False) -> NDArray[Any]:
+    """Resize ``(rows, columns[, channels])`` by averaging, or by the nearest pixel."""
+    if array.shape[:2] == shape:
+        return array
+    if nearest:
+        picks = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, array.shape[:2], strict=True)]
+        return array[np.ix_(*picks)]
+    import cv2
+
+    resized: NDArray[Any] = cv2.resize(averageable(array), shape[::-1], interpolation=cv2.INTER_AREA)
+    return resized.reshape(*shape, *array.shape[2:])
+
+
+def class_names(scan: Scan) -> list[str]:
+    """Return the names of the classes of a heat map, mask or label map; class i of a label map has value i + 1."""
+    if scan.channels:
+        return list(scan.channels)
+    if names := scan.meta.get("classes"):
+        return [str(n) for n in names]
+    if scan.kind == "mask":
+        return [scan.name]
+    if scan.kind != "labels":
+        return []
+    coarsest = np.asarray(scan.levels[-1][...])
+    return [str(i) for i in range(1, 1 + min(255, int(coarsest.max(initial=0))))]
+
+
+@cache
+def color_map(name: str, color: tuple[int, int, int] = (0, 0, 0)) -> NDArray[np.uint8]:
+    """Return a colour map, ``(256, 3)`` uint8; ``"class"`` is `color` throughout."""
+    if name == "inferno":
+        return heat_colors()
+    if name == "class":
+        return np.tile(np.array(color, np.uint8), (256, 1))
+    anchors = {"viridis": VIRIDIS_ANCHORS, "turbo": TURBO_ANCHORS, "grey": ((0, 0, 0), (255, 255, 255))}.get(name)
+    if anchors is None:
+        raise UnknownNameError(f"no colour map {name!r}.{suggest(name, COLOR_MAPS)}")
+    steps = np.linspace(0, len(anchors) - 1, 256)
+    table = np.array(anchors, float)
+    return np.stack([np.interp(steps, range(len(table)), table[:, c]) for c in range(3)], -1).round().astype(np.uint8)
+
+
+def to_rgba(
+    plane: NDArray[Any], scan: Scan, *, style: Style | None = None, display: Display | None = None
+) -> NDArray[np.uint8]:
+    """Colour a plane, with transparency where a heat map, mask or label map says nothing.
+
+    Parameters
+    ----------
+    plane
+        ``(rows, columns[, channels])`` pixels of `scan`, channels last.
+    scan
+        Where the pixels come from (axes, kind, channels).
+    style
+        Channel, colour map, threshold and range.
+    display
+        Range and channel; None is `default_display` of the scan.
+
+    Returns
+    -------
+    ndarray
+        ``(rows, columns, 4)`` uint8; opaque for images.
+
+    Raises
+    ------
+    BadValueError
+        If there is no such channel.
+    """
+    from dataclasses import replace
+
+    style = style or Style()
+    display = display or default_display(scan)
+    low = display.low if style.low is None else style.low
+    high = display.high if style.high is None else style.high
+    channel = display.channel if style.channel is None else style.channel
+    if channel is not None and not 0 <= channel < max(1, len(scan.channels)):
+        raise BadValueError(f"channel {channel} of {scan.name!r}; expected 0 to {len(scan.channels) - 1}.")
+    rgba = np.full((*plane.shape[:2], 4), 255, np.uint8)
+    if scan.kind == "heatmap":
+        _color_scores(plane, scan, replace(style, channel=channel, low=low, high=high), rgba)
+        return rgba
+    # The one colour path takes the scan's own order of axes.
+    own = np.moveaxis(plane, -1, scan.axes.replace("t", "").replace("z", "").index("c")) if plane.ndim == 3 else plane
+    rgba[..., :3] = to_rgb(own, scan, replace(display, low=low, high=high, channel=channel))
+    if is_exact(scan) and plane.ndim == 2:
+        rgba[..., 3] = np.where(plane != 0, 255, 0)
+    return rgba
+
+
+def _color_scores(plane: NDArray[Any], scan: Scan, style: Style, rgba: NDArray[np.uint8]) -> None:
+    """Fill `rgba` with the colours of scores: one channel by its colour map, or the winning class in its colour."""
+    assert style.low is not None
+    assert style.high is not None
+    scores = (plane if plane.ndim == 3 else plane[..., None]).astype(np.float32)
+    unit = np.clip((np.nan_to_num(scores, nan=style.low) - style.low) / max(style.high - style.low, 1e-12), 0, 1)
+    if style.channel is None and unit.shape[-1] > 1:
+        winner = unit.argmax(-1)
+        best = unit.max(-1)
+        table = np.array([class_color(i) for i in range(unit.shape[-1])], np.uint8)
+        rgba[..., :3] = table[winner]
+        silent = [i for i, name in enumerate(scan.channels) if name.lower() == "background"]
+        best = np.where(np.isin(winner, silent), 0, best) if silent else best
+    else:
+        channel = style.channel or 0
+        best = unit[..., channel]
+        rgba[..., :3] = color_map(style.colors, class_color(channel))[np.rint(best * 255).astype(np.uint8)]
+    rgba[..., 3] = np.rint(np.minimum(1, best * 1.5) * 255 * (best >= max(style.threshold, 1 / 512)))
+
+
+def encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    """Return ``(rows, columns, 3)`` uint8 as JPEG."""
+    import simplejpeg
+
+    data: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(rgb), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"
+    )
+    return data
+
+
+def encode_png(rgba: NDArray[np.uint8]) -> bytes:
+    """Return ``(rows, columns, 4)`` uint8 as PNG; a wholly transparent picture becomes a single pixel."""
+    import cv2
+
+    if not rgba[..., 3].any():
+        rgba = np.zeros((1, 1, 4), np.uint8)
+    good, data = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 2])
+    assert good
+    return bytes(data)

@@ -1,0 +1,191 @@
+/** The list of layers, topmost first: visibility, opacity, class, colours, threshold, legend, slices. */
+import { icon, make } from "./dom.ts";
+import { grouped, tidy } from "./frame.ts";
+import type { LayerScene, LayerSettings, Rgb, Settings } from "./types.ts";
+
+const KINDS: Record<LayerScene["kind"], string> = {
+  image: "image", heatmap: "heat map", mask: "mask", labels: "label map", shapes: "annotations",
+};
+
+export interface PanelEvents {
+  change(id: number, changes: Partial<LayerSettings>): void;
+  slice(axis: string, at: number): void;
+}
+
+export class Panel {
+  readonly element = make("aside", { class: "dhv-panel", "aria-label": "Layers" });
+  private readonly cards = new Map<number, (settings: LayerSettings) => void>();
+  private readonly sliders = new Map<string, (at: number) => void>();
+
+  constructor(layers: LayerScene[], private readonly events: PanelEvents) {
+    const base = layers.find((layer) => layer.base);
+    for (const [axis, length] of Object.entries(base?.info?.axes ?? {})) {
+      if (length > 1) this.element.append(this.sliceCard(axis, length));
+    }
+    for (const layer of [...layers].reverse()) this.element.append(this.card(layer));
+  }
+
+  /** Whether a single layer has more to choose than its opacity. */
+  get useful(): boolean {
+    return this.sliders.size > 0 || this.element.querySelector("select, .dhv-classes") !== null;
+  }
+
+  /** Show settings that were changed elsewhere. */
+  apply(settings: Settings, index: Record<string, number>): void {
+    for (const [id, update] of this.cards) {
+      const own = settings[String(id)];
+      if (own) update(own);
+    }
+    for (const [axis, update] of this.sliders) update(index[axis] ?? 0);
+  }
+
+  private sliceCard(axis: string, length: number): HTMLElement {
+    const shown = make("output", { class: "dhv-value" });
+    const input = make("input", { type: "range", min: 0, max: length - 1, step: 1, "aria-label": `Slice along ${axis}` });
+    input.addEventListener("input", () => this.events.slice(axis, Number(input.value)));
+    this.sliders.set(axis, (at) => {
+      input.value = String(at);
+      shown.textContent = `${at + 1} / ${length}`;
+    });
+    const name = axis === "t" ? "Time" : "Slice";
+    return make("section", { class: "dhv-card" }, row(`${name} ${axis}`, input, shown));
+  }
+
+  private card(layer: LayerScene): HTMLElement {
+    const change = (changes: Partial<LayerSettings>): void => this.events.change(layer.id, changes);
+    const visible = make("input", { type: "checkbox", class: "dhv-eye", "aria-label": `Show ${layer.name}` });
+    visible.addEventListener("change", () => change({ visible: visible.checked }));
+    const eye = make("label", { class: "dhv-eye-label", title: `Show or hide ${layer.name}` }, visible, icon("eye"));
+    const heading = make(
+      "header", { class: "dhv-card-head" }, eye, make("span", { class: "dhv-name", title: layer.name }, layer.name),
+      make("span", { class: "dhv-kind" }, layer.count === undefined ? KINDS[layer.kind] : grouped(layer.count)),
+    );
+    const updates: ((settings: LayerSettings) => void)[] = [(s) => (visible.checked = s.visible)];
+    const body = make("div", { class: "dhv-card-body" });
+    const opacity = slider(`Opacity of ${layer.name}`, (value) => change({ opacity: value }));
+    updates.push((s) => opacity.show(s.opacity));
+    body.append(row("Opacity", opacity.input, opacity.output));
+    if (layer.kind === "heatmap") updates.push(this.heatControls(layer, body, change));
+    else if (layer.kind === "shapes") updates.push(classToggles(layer, body, change));
+    else if (layer.kind === "labels" || layer.kind === "mask") body.append(legend(layer));
+    else if (layer.classes.length > 1 && !isRgb(layer)) updates.push(channelSelect(layer, body, "All channels", change));
+    const card = make("section", { class: "dhv-card", "data-layer": layer.id, "aria-label": layer.name }, heading, body);
+    this.cards.set(layer.id, (settings) => {
+      card.classList.toggle("dhv-off", !settings.visible);
+      for (const update of updates) update(settings);
+    });
+    return card;
+  }
+
+  private heatControls(
+    layer: LayerScene, body: HTMLElement, change: (changes: Partial<LayerSettings>) => void,
+  ): (settings: LayerSettings) => void {
+    const single = layer.classes.length < 2;
+    const pick = single ? () => undefined : channelSelect(layer, body, "All classes", change);
+    const maps = make("select", { "aria-label": `Colour map of ${layer.name}` });
+    for (const name of [...Object.keys(layer.maps ?? {}), "class"]) {
+      maps.append(make("option", { value: name }, name === "class" ? "class colour" : name));
+    }
+    maps.addEventListener("change", () => change({ colors: maps.value }));
+    const colors = row("Colours", maps);
+    const threshold = slider(`Threshold of ${layer.name}`, (value) => change({ threshold: value }), 150);
+    const bar = make("div", { class: "dhv-ramp" });
+    const ends = make("div", { class: "dhv-ends" }, make("span"), make("span"));
+    const ramp = make("div", { class: "dhv-legend", role: "img" }, bar, ends);
+    const names = legend(layer);
+    body.append(colors, row("Threshold", threshold.input, threshold.output), ramp, names);
+    return (settings) => {
+      pick(settings);
+      const all = !single && settings.channel == null;
+      colors.hidden = ramp.hidden = all;
+      names.hidden = !all;
+      maps.value = settings.colors ?? "turbo";
+      threshold.show(settings.threshold ?? 0);
+      const color = layer.classes[settings.channel ?? 0]?.color ?? [0, 0, 0];
+      const stops = layer.maps?.[maps.value];
+      bar.style.background = stops
+        ? `linear-gradient(to right, ${stops.map((c) => `rgb(${c})`).join(", ")})`
+        : `linear-gradient(to right, rgba(${color},0), rgb(${color}))`;
+      const low = tidy(settings.low ?? 0);
+      const high = tidy(settings.high ?? 1);
+      ends.firstElementChild!.textContent = low;
+      ends.lastElementChild!.textContent = high;
+      ramp.setAttribute("aria-label", `Colours of ${layer.name} from ${low} to ${high}`);
+    };
+  }
+}
+
+function isRgb(layer: LayerScene): boolean {
+  return layer.classes.map((c) => c.name).join() === "red,green,blue";
+}
+
+function row(name: string, ...controls: HTMLElement[]): HTMLElement {
+  return make("label", { class: "dhv-row" }, make("span", { class: "dhv-row-name" }, name), ...controls);
+}
+
+function swatch(color: Rgb): HTMLElement {
+  const element = make("span", { class: "dhv-swatch", "aria-hidden": "true" });
+  element.style.setProperty("--dhv-swatch", `rgb(${color})`);
+  return element;
+}
+
+function legend(layer: LayerScene): HTMLElement {
+  const list = make("ul", { class: "dhv-classes", "aria-label": `Classes of ${layer.name}` });
+  for (const one of layer.classes) {
+    // Nothing is painted for the background of a heat map.
+    if (layer.kind === "heatmap" && one.name.toLowerCase() === "background") continue;
+    list.append(make("li", {}, swatch(one.color), make("span", { class: "dhv-name" }, one.name)));
+  }
+  return list;
+}
+
+function classToggles(
+  layer: LayerScene, body: HTMLElement, change: (changes: Partial<LayerSettings>) => void,
+): (settings: LayerSettings) => void {
+  const list = make("ul", { class: "dhv-classes", "aria-label": `Classes of ${layer.name}` });
+  const boxes: HTMLInputElement[] = [];
+  for (const [number, one] of layer.classes.entries()) {
+    const box = make("input", { type: "checkbox", "aria-label": `Show ${one.name}` });
+    boxes.push(box);
+    box.addEventListener("change", () => {
+      change({ hidden: boxes.flatMap((b, i) => (b.checked ? [] : [i])) });
+    });
+    const line = make("label", {}, box, swatch(one.color), make("span", { class: "dhv-name" }, one.name));
+    line.append(make("span", { class: "dhv-kind" }, grouped(one.count ?? 0)));
+    const item = make("li", {}, line);
+    item.hidden = one.count === 0;
+    if (number >= 0) list.append(item);
+  }
+  body.append(list);
+  return (settings) => boxes.forEach((box, i) => (box.checked = !settings.hidden.includes(i)));
+}
+
+function channelSelect(
+  layer: LayerScene, body: HTMLElement, all: string, change: (changes: Partial<LayerSettings>) => void,
+): (settings: LayerSettings) => void {
+  const what = layer.kind === "heatmap" ? "Class" : "Channel";
+  const select = make("select", { "aria-label": `${what} of ${layer.name}` }, make("option", { value: "" }, all));
+  layer.classes.forEach((one, i) => select.append(make("option", { value: i }, one.name)));
+  select.addEventListener("change", () => change({ channel: select.value === "" ? null : Number(select.value) }));
+  body.append(row(what, select));
+  return (settings) => (select.value = settings.channel == null ? "" : String(settings.channel));
+}
+
+function slider(
+  label: string, act: (value: number) => void, wait = 0,
+): { input: HTMLInputElement; output: HTMLOutputElement; show(value: number): void } {
+  const input = make("input", { type: "range", min: 0, max: 1, step: 0.01, "aria-label": label });
+  const output = make("output", { class: "dhv-value" });
+  const show = (value: number): void => {
+    if (document.activeElement !== input || Number(input.value) !== value) input.value = String(value);
+    output.textContent = `${Math.round(value * 100)} %`;
+  };
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  input.addEventListener("input", () => {
+    output.textContent = `${Math.round(Number(input.value) * 100)} %`;
+    clearTimeout(timer);
+    if (wait) timer = setTimeout(() => act(Number(input.value)), wait);
+    else act(Number(input.value));
+  });
+  return { input, output, show };
+}

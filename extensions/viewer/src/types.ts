@@ -1,0 +1,58 @@
+export type Rgb = [number, number, number];
+
+/** What anywidget gives a front end: synced traits and custom messages. */
+export interface Model {
+  get(name: string): unknown;
+  set(name: string, value: unknown): void;
+  save_changes(): void;
+  send(content: unknown): void;
+  on(event: string, callback: (...args: never[]) => void): void;
+  off(event: string, callback: (...args: never[]) => void): void;
+}
+
+export interface LayerClass {
+  name: string;
+  color: Rgb;
+  count?: number;
+}
+
+/** The tile pyramid of a raster, as TileSource.info() tells it. */
+export interface TileInfo {
+  shape: [number, number];
+  aspect: [number, number];
+  tile: number;
+  resolutions: number[];
+  spacing: [number, number];
+  unit: string;
+  axes: Record<string, number>;
+  channels: string[];
+  opaque: boolean;
+}
+
+/** One thing in the viewer; scale and offset place it in level-0 pixels of the base, along y and x. */
+export interface LayerScene {
+  id: number;
+  name: string;
+  base: boolean;
+  kind: "image" | "heatmap" | "mask" | "labels" | "shapes";
+  scale: [number, number];
+  offset: [number, number];
+  classes: LayerClass[];
+  count?: number;
+  info?: TileInfo;
+  maps?: Record<string, Rgb[]>;
+  metre?: number | null;
+}
+
+export interface LayerSettings {
+  visible: boolean;
+  opacity: number;
+  hidden: number[];
+  channel?: number | null;
+  colors?: string;
+  threshold?: number;
+  low?: number;
+  high?: number;
+}
+
+export type Settings = Record<string, LayerSettings>;
