@@ -36,6 +36,7 @@ FORMAT_VERSION = 1
 CONFIG, WEIGHTS, GRAPH = "config.json", "model.safetensors", "model.onnx"
 TASKS = ("segmentation", "classification")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
+TEXTS = ("licence", "intended_use", "limits", "data", "version", "created")
 LAYOUTS = ("window", "channels_first")
 # Stored values that become 0 and 1, where a card does not say otherwise.
 RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": None, "int32": None, "float32": (0.0, 1.0)}
@@ -128,12 +129,12 @@ class ModelCard:
     created: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("name", "architecture", "unit", "licence", "intended_use", "limits", "data", "version", "created"):
+        for name in ("name", "architecture", "unit", "axes", *TEXTS):
             self._expect(name, isinstance(getattr(self, name), str), "a text")
         self._expect("name", bool(self.name.strip()), "a text that is not empty")
         for name, known in (("task", TASKS), ("activation", ACTIVATIONS), ("input_layout", LAYOUTS), ("dtype", RANGES)):
             self._expect(name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        good = len(set(str(self.axes))) == len(self.axes) and set(self.axes) <= set("tczyx")
+        good = len(set(self.axes)) == len(self.axes) and set(self.axes) <= set("tczyx")
         self._expect("axes", good and 1 <= len(self.window_axes) <= 3, "distinct letters of 'tczyx', 1 to 3 besides c")
         for name in ("architecture_options", "metrics"):
             self._expect(name, hasattr(getattr(self, name), "keys"), "a table of names and values")
