@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dhlab.report import Figure, Report, software_versions
+from dhlab.report import Figure, Report, format_number, software_versions
 from dhlab.view.composite import compose
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from dhlab.scan import Scan
     from dhlab.timeline import Timeline
 
-__all__ = ["encode_picture", "summarise"]
+__all__ = ["encode_picture", "picture_strip", "summarise"]
+
+WIDE, NARROW = 660, 320  # longest side of a picture, so that two or four stand beside one another
 
 
 def summarise(
@@ -31,6 +33,7 @@ def summarise(
     tissue: Scan | None = None,
     heat: Scan | None = None,
     annotations: Annotations | None = None,
+    headline: Report | None = None,
     sections: Sequence[Report] = (),
     timeline: Timeline | None = None,
 ) -> Report:
@@ -48,6 +51,8 @@ def summarise(
         Heat map ``cyx`` in the scan's frame, with a channel per class.
     annotations
         Regions in level-0 pixels of the scan.
+    headline
+        Figures to show first.
     sections
         Further reports (training, evaluation), shown after the pictures.
     timeline
@@ -58,6 +63,12 @@ def summarise(
     Report
         Pictures, areas per class, stage clocks, ledger, provenance.
     """
+    figures = []
+    if tissue is not None and heat is not None and annotations is not None:
+        strip = picture_strip(scan, tissue=tissue, heat=heat, annotations=annotations)
+        figures.append(
+            Figure(encode_picture(strip), "The scan, the tissue, the class with the highest score, and regions.")
+        )
     parts = [_describe(scan, tissue)]
     if heat is not None:
         parts.append(_show_heat(scan, heat))
@@ -69,9 +80,33 @@ def summarise(
     return Report(
         title=title or f"Scan report: {scan.name}",
         summary=summary,
+        values={} if headline is None else headline.values,
+        intervals={} if headline is None else headline.intervals,
+        baseline={} if headline is None else headline.baseline,
+        n={} if headline is None else headline.n,
+        figures=figures,
         provenance={"scan": scan.name, "versions": software_versions()},
         sections=parts,
     )
+
+
+def picture_strip(scan: Scan, *, tissue: Scan, heat: Scan, annotations: Annotations) -> NDArray[np.uint8]:
+    """Set the scan, its tissue, the winning class and the regions side by side: the whole story in one picture.
+
+    Parameters
+    ----------
+    scan, tissue, heat, annotations
+        As in `summarise`.
+
+    Returns
+    -------
+    ndarray
+        ``(height, width, 3)`` uint8.
+    """
+    layers = ((), (tissue.replace(name="tissue"),), (_as_labels(heat, _winner(heat)),), (annotations,))
+    pictures = [compose(scan, *overlays, max_px=WIDE) for overlays in layers]
+    gap = np.full((pictures[0].shape[0], 8, 3), 255, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
 
 
 def encode_picture(picture: NDArray[np.uint8]) -> bytes:
@@ -93,42 +128,55 @@ def _describe(scan: Scan, tissue: Scan | None) -> Report:
         {"": "levels", "value": ", ".join(f"1/{max(s):.4g}" for s in scan.scales)},
         {"": "read by", "value": f"{scan.meta.get('reader', '?')} {scan.meta.get('reader_version', '')}"},
     ]
-    figures = [Figure(encode_picture(compose(scan, max_px=900)), "The scan.")]
+    figures = [Figure(encode_picture(compose(scan, max_px=WIDE)), "The scan.")]
     values: dict[str, float] = {}
     if tissue is not None:
         share = float(np.mean(np.asarray(tissue.levels[0][...]) != 0))
         values["share of the scan that is tissue"] = share
-        figures.append(Figure(encode_picture(compose(scan, tissue, max_px=900)), "Tissue found."))
+        figures.append(
+            Figure(encode_picture(compose(scan, tissue.replace(name="tissue"), max_px=WIDE)), "Tissue found.")
+        )
     return Report(title="Scan and tissue", values=values, figures=figures, tables={"Facts": facts})
 
 
 def _show_heat(scan: Scan, heat: Scan) -> Report:
+    winner = _winner(heat)
+    pixel, seen = math.prod(heat.spacing), max(int((winner > 0).sum()), 1)
     top = 255.0 if heat.dtype == np.uint8 else 1.0
-    scores = np.asarray(heat.levels[0][...], np.float32) / top
-    winner = np.where(scores.max(0) > 0, scores.argmax(0) + 1, 0).astype(np.uint8)
-    pixel = math.prod(heat.spacing)
-    seen = max(int((winner > 0).sum()), 1)
-    table = [
-        {
-            "class": name,
-            f"area, {_area_unit(heat.unit)}": float((winner == i + 1).sum()) * pixel / _area_scale(heat.unit),
-            "share of what was predicted": float((winner == i + 1).sum()) / seen,
-            "mean score there": float(scores[i][winner == i + 1].mean()) if (winner == i + 1).any() else math.nan,
-        }
-        for i, name in enumerate(heat.channels)
+    areas = []
+    for index, name in enumerate(heat.channels):
+        here = winner == index + 1
+        scores = np.asarray(heat.levels[0][index])[here]
+        areas.append(
+            {
+                "class": name,
+                f"area, {_area_unit(heat.unit)}": float(here.sum()) * pixel / _area_scale(heat.unit),
+                "share of what was predicted": float(here.sum()) / seen,
+                "mean score there": float(scores.mean()) / top if scores.size else math.nan,
+            }
+        )
+    figures = [
+        Figure(encode_picture(compose(scan, _as_labels(heat, winner), max_px=WIDE)), "Class with the highest score.")
     ]
-    labels = heat.replace(
-        levels=(winner,), axes="yx", kind="labels", channels=heat.channels, scales=((1.0, 1.0),), fill=0
-    )
-    figures = [Figure(encode_picture(compose(scan, labels, max_px=900)), "Class with the highest score.")]
     figures += [
-        Figure(encode_picture(compose(scan, _only(heat, i), max_px=520)), f"Score of {name}, from 0 to 1.")
-        for i, name in enumerate(heat.channels)
+        Figure(encode_picture(compose(scan, _only(heat, index), max_px=NARROW)), f"Score of {name}, from 0 to 1.")
+        for index, name in enumerate(heat.channels)
     ]
-    tables: dict[str, list[dict[str, Any]]] = {"Areas": table}
-    if stages := heat.meta.get("stages"):
-        tables["Where the time went"] = [{"stage": key, "value": value} for key, value in stages.items()]
-    return Report(title="Heat map", figures=figures, tables=tables)
+    stages = dict(heat.meta.get("stages", {}))
+    advice = [str(stages.pop("advice"))] if "advice" in stages else []
+    clock = [{"stage": key.replace("_", " "), "value": format_number(value)} for key, value in stages.items()]
+    return Report(
+        title="Heat map", figures=figures, tables={"Areas": areas, "Where the time went": clock}, notes=advice
+    )
+
+
+def _winner(heat: Scan) -> NDArray[np.uint8]:
+    scores = np.asarray(heat.levels[0][...])
+    return np.where(scores.max(0) > 0, scores.argmax(0) + 1, 0).astype(np.uint8)
+
+
+def _as_labels(heat: Scan, winner: NDArray[np.uint8]) -> Scan:
+    return heat.replace(levels=(winner,), axes="yx", kind="labels", scales=((1.0, 1.0),), fill=0)
 
 
 def _only(heat: Scan, channel: int) -> Scan:
@@ -145,7 +193,7 @@ def _area_unit(unit: str) -> str:
 
 
 def _show_regions(scan: Scan, annotations: Annotations) -> Report:
-    figure = Figure(encode_picture(compose(scan, annotations, max_px=900)), "Regions, as written to GeoJSON.")
+    figure = Figure(encode_picture(compose(scan, annotations, max_px=1100)), "Regions, as written to GeoJSON.")
     return Report(title="Regions", figures=[figure], tables={"Regions by class": annotations.table()})
 
 
