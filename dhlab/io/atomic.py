@@ -122,7 +122,9 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         partial.write_bytes(data)
 
 
-def storage_error(error: OSError, path: Path) -> StorageError | None:
+def storage_error(
+    error: OSError, path: Path, *, left: str = "nothing half-written is left behind"
+) -> StorageError | None:
     """Return the error to raise where writing `path` failed for want of space or permission, or None if not so.
 
     Parameters
@@ -131,6 +133,8 @@ def storage_error(error: OSError, path: Path) -> StorageError | None:
         What the operating system raised.
     path
         The output that was being written.
+    left
+        What is left of it, for the message.
     """
     if error.errno not in REMEDIES:
         return None
@@ -141,9 +145,7 @@ def storage_error(error: OSError, path: Path) -> StorageError | None:
     free = ""
     if error.errno == errno.ENOSPC and path.parent.is_dir():
         free = f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB free)"
-    return StorageError(
-        f"cannot write {path.name!r} into {path.parent}: {what}{free}. {remedy}; nothing half-written is left behind."
-    )
+    return StorageError(f"cannot write {path.name!r} into {path.parent}: {what}{free}. {remedy}; {left}.")
 
 
 def sync_tree(folder: Path) -> None:

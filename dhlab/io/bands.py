@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -25,6 +25,7 @@ from dhlab.io.atomic import (
     storage_error,
     sync_tree,
 )
+from dhlab.io.chunks import read_json
 from dhlab.io.ngff import Image, compose_attributes, disk_axes
 from dhlab.io.shards import ShardedLayout, disk_order, plan_layout, to_disk, write_coarser_levels, write_shard
 
@@ -72,6 +73,7 @@ class BandWriter:
         self._axis = disk_axes(image.axes).index(image.axes.replace("c", "")[0])
         self._shown = image.axes.index(image.axes.replace("c", "")[0])
         self._lock = threading.Lock()
+        self._drop_replaced()
         self.done = self._read_journal()
 
     @classmethod
@@ -187,7 +189,7 @@ class BandWriter:
             "dtype": str(kind_of_pixel),
             **{k: v for k, v in asdict(image).items() if k not in ("dtype", "provenance")},
         }
-        owner = Ownership.take(_partial_of(target))
+        owner = Ownership.take(target)
         try:
             _settle(owner.folder, plan, target, resume=resume)
             return cls(target, image, layout=layout, fingerprint=fingerprint, owner=owner)
@@ -293,8 +295,7 @@ class BandWriter:
             sync_tree(self._root)
             self._owner.check()
             move_into_place(self._root, self.path)
-        self._owner.close()
-        remove(self._owner.folder)
+        self._owner.remove()
 
     def close(self) -> None:
         """Give the output free for another process without finishing it; what is written stays, to be continued."""
@@ -303,8 +304,7 @@ class BandWriter:
     def discard(self) -> None:
         """Remove everything that is written."""
         self._owner.check()
-        self._owner.close()
-        remove(self._owner.folder)
+        self._owner.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -314,6 +314,17 @@ class BandWriter:
 
     def __repr__(self) -> str:
         return f"BandWriter {self.path.name!r}: {len(self.done)} of {self.bands} bands of {self.band_height} px"
+
+    def _drop_replaced(self) -> None:
+        """Remove an older image that a crash left here, in exchange for the finished one."""
+        if not (self._root / "zarr.json").exists():
+            return
+        own = read_json(self._root / "zarr.json")["attributes"].get("dhlab", {})
+        if own.get("fingerprint") != json.loads(json.dumps(self._fingerprint)) or (
+            read_json(self._root / "0" / "zarr.json") != self._layout.metadata()
+        ):
+            remove(self._root)
+            (self._root / "0").mkdir(parents=True)
 
     def _read_journal(self) -> frozenset[int]:
         """Return the bands that were written whole; their shards must still be there in full size."""
@@ -346,30 +357,21 @@ class Ownership:
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
         self._ended = threading.Event()
-        threading.Thread(target=_give_signs, args=(self._file, self._ended), daemon=True).start()
-        self._finalizer = weakref.finalize(self, self._ended.set)
+        threading.Thread(target=_give_signs, args=(folder / f"owner.{number}", self._ended), daemon=True).start()
+        self._free = weakref.finalize(self, _free, folder, number, ended=self._ended, process=os.getpid())
         _owned.add(self)
 
-    @property
-    def _file(self) -> Path:
-        return self.folder / f"owner.{self.number}"
-
     @classmethod
-    def take(cls, folder: Path) -> Ownership:
-        """Claim a folder, made if need be, or raise `ConflictError` if another process is at work there."""
-        with _told(folder):
+    def take(cls, target: Path) -> Ownership:
+        """Claim the hidden folder of an output, or raise `ConflictError` if another process is at work there."""
+        folder = target.with_name(f".{target.name}.partial")
+        with _told(target):
             folder.mkdir(exist_ok=True)
             latest = _latest_owner(folder)
             if latest is not None:
                 _refuse_if_held(folder, latest)
             number = 1 + (latest or 0)
-            place = folder / f"owner.{number}"
-            try:
-                handle = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            except FileExistsError:
-                raise ConflictError(_held(folder, "another process, begun at this very moment,")) from None
-            with os.fdopen(handle, "w") as file:
-                file.write(process_identity())
+            _claim(folder / f"owner.{number}")
             for older in range(number - 1, 0, -1):
                 if not (folder / f"owner.{older}").exists():
                     break
@@ -386,15 +388,15 @@ class Ownership:
 
     def release(self) -> None:
         """End the claim; the next process may go on at once."""
-        if not self._ended.is_set():
-            self.close()
-            if _latest_owner(self.folder) == self.number:
-                self._file.write_text("")
+        self._free()
+        _owned.discard(self)
 
-    def close(self) -> None:
-        """Stop giving signs of life."""
+    def remove(self) -> None:
+        """Remove the folder and with it the claim."""
+        self._free.detach()
         self._ended.set()
         _owned.discard(self)
+        remove(self.folder)
 
 
 def write_image_metadata(
@@ -409,10 +411,6 @@ def write_image_metadata(
     )
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     (root / "zarr.json").write_text(json.dumps(group, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _partial_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial")
 
 
 def _settle(folder: Path, plan: Mapping[str, Any], target: Path, *, resume: bool) -> None:
@@ -448,6 +446,18 @@ def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
     return [f"{where.removeprefix('fingerprint.')} was {found!r}, is {wanted!r}"]
 
 
+def _claim(place: Path) -> None:
+    """Make the file of a claim, with its content, unless there is one."""
+    draft = place.with_name(f"draft.{process_identity()}.{threading.get_ident()}")
+    draft.write_text(process_identity())
+    try:
+        os.link(draft, place)
+    except FileExistsError:
+        raise ConflictError(_held(place.parent, "another process, begun at this very moment,")) from None
+    finally:
+        draft.unlink()
+
+
 def _latest_owner(folder: Path) -> int | None:
     try:
         numbers = [int(p.name.removeprefix("owner.")) for p in folder.iterdir() if p.name.startswith("owner.")]
@@ -468,11 +478,26 @@ def _refuse_if_held(folder: Path, number: int) -> None:
     elif identity and is_alive(identity):
         raise ConflictError(_held(folder, f"process {identity.split('-')[1]} on this machine"))
     elif identity and is_alive(identity) is None and silence < SILENCE_S:
-        raise ConflictError(_held(folder, f"a process on another machine (last sign {silence:.0f} s ago)"))
+        raise ConflictError(
+            _held(
+                folder,
+                f"a process on another machine (last sign {silence:.0f} s ago; its place is free "
+                f"after {SILENCE_S:.0f} s)",
+            )
+        )
 
 
 def _held(folder: Path, who: str) -> str:
     return f"{who} is writing {folder}. Wait for it, stop it, or choose another name for the output."
+
+
+def _free(folder: Path, number: int, *, ended: threading.Event, process: int) -> None:
+    """Empty the file of a claim, so that the next process need not wait; a forked child frees nothing."""
+    if os.getpid() == process:
+        ended.set()
+        with suppress(OSError):
+            if _latest_owner(folder) == number:
+                (folder / f"owner.{number}").write_text("")
 
 
 def _give_signs(file: Path, ended: threading.Event) -> None:
@@ -500,6 +525,7 @@ def _told(path: Path) -> Iterator[None]:
     except (StorageError, ConflictError):
         raise
     except OSError as error:
-        if (told := storage_error(error, path)) is not None:
+        kept = "finished bands are kept, so that the same run continues there"
+        if (told := storage_error(error, path, left=kept)) is not None:
             raise told from error
         raise

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from dhlab.env import thread_count
 from dhlab.errors import BadFileError
+from dhlab.io.pool import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Encoding", "ZarrArray", "crc32c", "read_json", "thread_pool"]
+__all__ = ["Encoding", "ZarrArray", "crc32c", "read_json"]
 
 EMPTY = np.uint64(2**64 - 1)
 DECODE_ERRORS = (RuntimeError, ValueError, TypeError, OSError, EOFError, zlib.error)
@@ -120,12 +120,13 @@ class ZarrArray:
             parse = self._parse_v2
         else:
             raise BadFileError(f"{folder} holds no zarr array (neither zarr.json nor .zarray). Copy it again, whole.")
-        self.shard: Index | None = None
-        self.index_at_start = False
-        self.index_checked = False
+        self.shard: Index | None
+        self.shard, self.index_at_start, self.index_checked = None, False, False
         try:
             self.shape: Index = tuple(int(n) for n in meta["shape"])
             parse(meta)
+            if len(self.shape) != len(self.encoding.chunk):
+                raise ValueError(f"shape {self.shape} in chunks of {self.encoding.chunk}")
             self.dtype = self.encoding.dtype.newbyteorder("=")
             self.fill = _fill_value(meta.get("fill_value"), self.dtype)
             _ = self.encoding._codecs
@@ -176,12 +177,17 @@ class ZarrArray:
             If a chunk is damaged or a shard lost.
         """
         wanted = self._plan(starts, size, out)
-        tasks = list(self._tasks(wanted, thread_count() if parallel else 1))
-        if parallel and len(tasks) > 1 and thread_count() > 1:
-            list(thread_pool().map(lambda task: self._read_chunks(*task, starts=starts, out=out), tasks))
+        threads = thread_count() if parallel else 1
+        tasks = list(self._tasks(wanted, threads))
+
+        def work(some: Sequence[tuple[Index, list[tuple[Index, list[int]]]]]) -> None:
+            for file, cells in some:
+                self._read_chunks(file, cells, starts=starts, out=out)
+
+        if threads > 1 and tasks:
+            run_all(work, tasks, least=1)
         else:
-            for task in tasks:
-                self._read_chunks(*task, starts=starts, out=out)
+            work(tasks)
         return out
 
     def _plan(self, starts: NDArray[np.int64], size: Index, out: NDArray[Any]) -> dict[Index, list[int]]:
@@ -372,16 +378,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadFileError(f"{path} holds {type(found).__name__}; expected a JSON object. Copy it again.")
     return found
-
-
-def thread_pool() -> ThreadPoolExecutor:
-    """Return the threads that decode and encode chunks, `env.thread_count` of them; a forked process gets its own."""
-    return _thread_pool(os.getpid(), thread_count())
-
-
-@lru_cache(maxsize=1)
-def _thread_pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    return ThreadPoolExecutor(threads, "dhlab-chunks")
 
 
 def _open_array(folder: Path, complete: bool) -> ZarrArray:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dhlab.errors import BadValueError
-from dhlab.io.atomic import storage_error
-from dhlab.io.chunks import EMPTY, Encoding, Index, ZarrArray, crc32c, thread_pool
+from dhlab.io.chunks import EMPTY, Encoding, Index, ZarrArray, crc32c
 from dhlab.io.ngff import disk_axes
+from dhlab.io.pool import run_all
 from dhlab.scan import halve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ COMPRESSIONS: dict[str, tuple[dict[str, Any], ...]] = {
 CHUNK_BYTES = 4 << 20
 SHARD_BYTES = 64 << 20
 BAND_BYTES = 256 << 20
-SIDES = (16, 8, 4, 2, 1)
+SIDES = (64, 32, 16, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,8 @@ def plan_layout(
         # Enough bands that a killed run loses little.
         return others * chunk[band] * along_band <= BAND_BYTES // 4 and counts[band] >= 8 * along_band
 
-    along_band = 0 if band is None else next((k for k in SIDES[1:] if fits(k)), 1)
-    sizes = (shard_of(side, along_band or side) for side in SIDES)
+    along_band = 0 if band is None else next((k for k in SIDES[3:] if fits(k)), 1)
+    sizes = (shard_of(side, along_band or side) for side in (SIDES[2:] if band is None else SIDES))
     shard = next((s for s in sizes if math.prod(s) * dtype.itemsize <= SHARD_BYTES), shard_of(1, along_band or 1))
     encoding = Encoding(tuple(chunk), order or tuple(range(len(shape))), dtype.newbyteorder("<"), COMPRESSIONS[chosen])
     return ShardedLayout(axes, shape, shard, encoding, fill, chosen)
@@ -219,40 +219,34 @@ def write_shard(
     -------
     int
         Size of the file in bytes.
-
-    Raises
-    ------
-    StorageError
-        If the disk is full or the folder cannot be written.
     """
     chunk = layout.encoding.chunk
     box = layout.box(cell)
     per_shard = [s // c for s, c in zip(layout.shard, chunk, strict=True)]
     index = np.full((*per_shard, 2), EMPTY, "<u8")
 
-    def encode(inner: Index) -> bytes | None:
-        starts = [b.start + i * c for b, i, c in zip(box, inner, chunk, strict=True)]
-        part = tuple(slice(s, min(s + c, b.stop)) for s, c, b in zip(starts, chunk, box, strict=True))
-        return _encode_chunk(make(part), layout)
+    coded: dict[Index, bytes | None] = {}
+
+    def encode(cells: Sequence[Index]) -> None:
+        for inner in cells:
+            starts = [b.start + i * c for b, i, c in zip(box, inner, chunk, strict=True)]
+            part = tuple(slice(s, min(s + c, b.stop)) for s, c, b in zip(starts, chunk, box, strict=True))
+            coded[inner] = _encode_chunk(make(part), layout)
 
     inside = [range(-(-(b.stop - b.start) // c)) for b, c in zip(box, chunk, strict=True)]
+    run_all(encode, list(product(*inside)), least=1)
     place = folder.joinpath("c", *map(str, cell))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("wb") as file:
-            position = 0
-            for inner, data in zip(product(*inside), thread_pool().map(encode, product(*inside)), strict=True):
-                if data is not None:
-                    index[inner] = position, len(data)
-                    position += file.write(data)
-            table = index.tobytes()
-            position += file.write(table + crc32c(table))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        if (told := storage_error(error, place)) is not None:
-            raise told from error
-        raise
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("wb") as file:
+        position = 0
+        for inner in product(*inside):
+            if (data := coded.pop(inner)) is not None:
+                index[inner] = position, len(data)
+                position += file.write(data)
+        table = index.tobytes()
+        position += file.write(table + crc32c(table))
+        file.flush()
+        os.fsync(file.fileno())
     return position
 
 
@@ -330,7 +324,7 @@ def _chunk_of(shape: Index, axes: str, itemsize: int, tile: int) -> Index:
     spatial = [a for a in "zyx" if sizes.get(a, 1) > 1]
     if not spatial:
         channels = sizes.get("c", 1)
-        sides = {"t": max(1024, tile * tile // channels), "c": channels}
+        sides = {"t": max(1024, tile * tile // channels), "c": channels} | dict.fromkeys("zyx", 1)
     else:
         cube = max(16, round(tile ** (2 / 3)))
         side = cube if len(spatial) == 3 else tile
