@@ -231,6 +231,7 @@ def read(path: Path, *, spacing: float | Sequence[float] | None, icc: bool, seri
     pixel = resolve_spacing(override=spacing, vendor=None if y is None or x is None else (y, x), magnification=power)
     bounds = [properties.get(f"openslide.bounds-{name}") for name in ("y", "x", "height", "width")]
     count = slide.level_count
+    background = set(source.background.tolist())
     return Scan(
         levels=tuple(SlideLevel(source, number) for number in range(count)),
         axes="yxc",
@@ -238,7 +239,7 @@ def read(path: Path, *, spacing: float | Sequence[float] | None, icc: bool, seri
         unit=pixel.unit,
         scales=tuple((float(scale), float(scale)) for scale in slide.level_downsamples),
         name=path.name,
-        fill=255,
+        fill=background.pop() if len(background) == 1 else 255,
         meta={
             "reader": "openslide",
             "reader_version": f"{openslide.__library_version__} (openslide-python {openslide.__version__})",

@@ -99,6 +99,7 @@ class SegmentDecoder:
         pixels: NDArray[Any] = self._segment(data, index, **tables)[0][0]  # type: ignore[index]
         if self.palette is not None:
             return self.palette[pixels[..., 0]]
-        if self.photometric == WHITE_IS_ZERO and pixels.dtype.kind in "ub":
-            return ~pixels if pixels.dtype.kind == "b" else pixels.dtype.type(2**self.bits - 1) - pixels
+        # Bits are masks: programs write True as 1 whatever the tag says.
+        if self.photometric == WHITE_IS_ZERO and pixels.dtype.kind == "u":
+            return pixels.dtype.type(2**self.bits - 1) - pixels
         return pixels.astype(self.dtype, copy=False)

@@ -49,6 +49,7 @@ TO_MICROMETRES = {
 }  # fmt: skip
 # Plain values in one strip are read in pieces of about this size.
 STRIP_BYTES = 1 << 18
+MOST_TILE_BYTES = 1 << 31
 # A further level is worth reading in scaled form until it fits this many pixels.
 OVERVIEW = 1024
 
@@ -412,6 +413,11 @@ def _layout(planes: Sequence[Directory | None], outer: tuple[int, ...], outer_ax
         step = max(1, STRIP_BYTES // (size[1] * channels * dtype.itemsize))
         located = [_cut(plane, size, step, size[1] * channels * dtype.itemsize) for plane in located]
         tile = min(step, size[0]), size[1]
+    if tile[0] * tile[1] * channels * dtype.itemsize > MOST_TILE_BYTES:
+        raise BadFileError(
+            f"{first.reader.path}: its pixels are stored in pieces of {tile[0]:,} × {tile[1]:,}, which must be decoded "
+            "whole. The file is damaged, or wants converting: vips tiffsave in.tif out.tif --tile --pyramid."
+        )
     trailing = channels > 1
     layout = Layout(outer, size, tile, channels, trailing, dtype, tuple(located), decoders)
     return layout, outer_axes + "yx" + ("c" if trailing else "")
@@ -458,7 +464,10 @@ def _plane(directory: Directory | None, count: int, sample: int) -> Plane:
 
 def _cut(plane: Plane, size: tuple[int, int], rows: int, row_bytes: int) -> Plane:
     def load() -> tuple[NDArray[Any], NDArray[Any]]:
-        offset, length = (int(values[0]) for values in plane.load())
+        offsets, counts = plane.load()
+        if not len(offsets) or not len(counts):
+            return offsets, counts
+        offset, length = int(offsets[0]), int(counts[0])
         firsts = np.arange(0, size[0], rows)
         if not length:
             return firsts * 0, firsts * 0

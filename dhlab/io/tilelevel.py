@@ -362,8 +362,8 @@ def read_key(
             starts.append(low)
             stops.append(high)
             inner.append(slice(None, None, indices.step))
-        elif hasattr(part, "__index__"):
-            at = part.__index__()
+        elif isinstance(part, (int, np.integer)):
+            at = int(part)
             if not -length <= at < length:
                 raise IndexError(f"index {at} is out of bounds for axis {number} of length {length}")
             starts.append(at % length)
