@@ -278,7 +278,7 @@ class _Run:
         begin = time.perf_counter()
         runs = _missing(self.sink, self.plan.shape[0])
         total = sum(len(step.positions) for step in self.plan.steps(runs))
-        reader, writer = (ThreadPoolExecutor(1, f"dhlab-{name}") for name in ("read", "write"))
+        reader, writer = (ThreadPoolExecutor(1, f"dhlab-predict-{name}") for name in ("read", "write"))
         try:
             with progress_bar(total, "predict", shown=shown, unit="tile") as bar:
                 for step, windows in self._read_ahead(self.plan.steps(runs), reader):
