@@ -88,8 +88,9 @@ def compose(
     """
     if max_px < 1:
         raise BadValueError(f"max_px {max_px}; expected a positive number of pixels.")
-    opacities = [float(opacity)] * len(overlays) if isinstance(opacity, (int, float)) else [float(o) for o in opacity]
-    if len(opacities) != len(overlays) or not all(0 <= o <= 1 for o in opacities):
+    shares = [float(opacity)] if isinstance(opacity, (int, float)) else [float(o) for o in opacity]
+    opacities = shares * len(overlays) if isinstance(opacity, (int, float)) else shares
+    if len(opacities) != len(overlays) or not all(0 <= o <= 1 for o in shares):
         raise BadValueError(f"opacity {opacity}; expected a number from 0 to 1, or one for each of {len(overlays)}.")
     if "y" not in base.axes or "x" not in base.axes:
         return thumbnail(base, max_px)
@@ -103,9 +104,7 @@ def compose(
     for number, (thing, share) in enumerate(zip(overlays, opacities, strict=True)):
         style = styles.get(number)
         if isinstance(thing, Annotations):
-            _draw_shapes(picture, thing, base, window=window, opacity=share)
-            names, colors, used = _used_classes(thing)
-            entries += [_Entry(names[i], colors[i], outlined=True) for i in used]
+            entries += _draw_shapes(picture, thing, base, window=window, opacity=share)
         elif isinstance(thing, Scan):
             rgba = _read_overlay(thing, base, window, style=style)
             picture = _blend(picture, rgba, share)
@@ -154,8 +153,8 @@ def _blend(picture: NDArray[np.uint8], rgba: NDArray[np.uint8], opacity: float) 
 
 def _draw_shapes(
     picture: NDArray[np.uint8], annotations: Annotations, base: Scan, *, window: Window, opacity: float
-) -> None:
-    """Draw filled areas with crisp outlines on a white halo, lines and points, into `picture`."""
+) -> list[_Entry]:
+    """Draw filled areas with crisp outlines on a white halo, lines and points, into `picture`; return the legend."""
     import cv2
     import shapely
 
@@ -165,7 +164,7 @@ def _draw_shapes(
     high = [(window.start[i] + window.size[i] - place.offset[i]) / place.scale[i] for i in (0, 1)]
     view = shapely.box(low[1], low[0], high[1], high[0])
     seen = np.flatnonzero(shapely.intersects(shapes.geometries, view)) if len(shapes.geometries) else np.arange(0)
-    thickness = max(1, round(max(picture.shape[:2]) / 600))
+    thickness = max(2, round(max(picture.shape[:2]) / 500))
     fills: dict[int, list[list[NDArray[np.int32]]]] = {}
     outlines: list[tuple[list[NDArray[np.int32]], bool, int]] = []
     for i in seen:
@@ -193,6 +192,8 @@ def _draw_shapes(
     cv2.addWeighted(layer, 0.6, picture, 0.4, 0, dst=picture)
     for rings, closed, label in outlines:
         cv2.polylines(picture, rings, closed, shapes.colors[label], thickness, cv2.LINE_AA, SHIFT)
+    used = np.unique(shapes.labels[seen]).tolist()
+    return [_Entry(shapes.names[i], shapes.colors[i], outlined=True) for i in used]
 
 
 def _pixels(line: Any, place: Placement, window: Window) -> NDArray[np.int32]:
@@ -237,11 +238,6 @@ def _entries(scan: Scan, style: Style | None) -> list[_Entry]:
         name = names[channel] if names else scan.name
         return [_Entry(name, class_color(channel), style.colors, display.low, display.high)]
     return []
-
-
-def _used_classes(annotations: Annotations) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], list[int]]:
-    shapes = shapes_of(annotations)
-    return shapes.names, shapes.colors, sorted({int(i) for i in shapes.labels})
 
 
 @cache
@@ -291,6 +287,8 @@ def _draw_swatch(plate: Image.Image, entry: _Entry, corner: tuple[int, int], siz
     left, top = corner
     box = (left, top, left + size[0] - 1, top + size[1] - 1)
     if entry.colors is None:
+        # A class needs a square only; it stands beside its name.
+        box = (left + size[0] - size[1], top, left + size[0] - 1, top + size[1] - 1)
         fill = (*entry.color, 110 if entry.outlined else 255)
         pen.rectangle(box, fill=fill, outline=(*entry.color, 255), width=2)
         return

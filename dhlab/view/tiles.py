@@ -29,10 +29,11 @@ JPEG_QUALITY = 85
 # Beyond this reduction a tile is made of its four children, which the cache keeps.
 MAX_REDUCTION = 8
 STRIP_PIXELS = 1 << 24
-# Thirteen and nine anchors of "turbo" (https://doi.org/10.5281/zenodo.4009190) and matplotlib's "viridis".
+# Anchors of "turbo" (https://ai.googleblog.com/2019/08/turbo-improved-rainbow-colormap-for.html) without its dark
+# ends, which vanish on nuclei, and of matplotlib's "viridis".
 TURBO_ANCHORS = (
-    (48, 18, 59), (67, 78, 186), (70, 133, 250), (40, 188, 235), (26, 228, 182), (85, 250, 118), (164, 252, 60),
-    (217, 228, 54), (250, 186, 57), (251, 126, 33), (228, 69, 10), (185, 30, 2), (122, 4, 3),
+    (67, 78, 186), (70, 133, 250), (40, 188, 235), (26, 228, 182), (85, 250, 118), (164, 252, 60), (217, 228, 54),
+    (250, 186, 57), (251, 126, 33), (228, 69, 10),
 )  # fmt: skip
 VIRIDIS_ANCHORS = (
     (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128), (94, 201, 98),

@@ -17,8 +17,8 @@ const MANY = 3000;
 export class ShapesLayer {
   readonly layer: VectorLayer<VectorSource>;
   private readonly source = new VectorSource();
-  private readonly styles: Style[];
-  private readonly marked: Style[];
+  private readonly styles: Style[][];
+  private readonly marked: Style[][];
   private settings: LayerSettings;
   private hovered: FeatureLike | null = null;
 
@@ -31,8 +31,8 @@ export class ShapesLayer {
   ) {
     this.settings = settings;
     const thin = (scene.count ?? 0) > MANY;
-    this.styles = scene.classes.map((c) => paint(c.color, thin ? 1.25 : 2, 0.12));
-    this.marked = scene.classes.map((c) => paint(c.color, thin ? 2.5 : 3.5, 0.3));
+    this.styles = scene.classes.map((c) => paint(c.color, thin ? 1.25 : 2, 0.12, !thin));
+    this.marked = scene.classes.map((c) => paint(c.color, thin ? 2.5 : 3.5, 0.18, true));
     this.layer = new VectorLayer({
       source: this.source,
       updateWhileInteracting: !thin,
@@ -91,11 +91,13 @@ export class ShapesLayer {
   }
 }
 
-function paint(color: Rgb, width: number, filled: number): Style {
+/** An outline in the colour of its class; a pale casing keeps it visible on a heat map of the same colour. */
+function paint(color: Rgb, width: number, filled: number, cased: boolean): Style[] {
   const stroke = new Stroke({ color: `rgb(${color})`, width });
   const fill = new Fill({ color: `rgba(${color},${filled})` });
   const dot = new CircleStyle({
     radius: 3 + width, fill: new Fill({ color: `rgb(${color})` }), stroke: new Stroke({ color: "#fff", width: 1.5 }),
   });
-  return new Style({ stroke, fill, image: dot });
+  const casing = new Style({ stroke: new Stroke({ color: "rgba(255,255,255,.75)", width: width + 2 }) });
+  return [...(cased ? [casing] : []), new Style({ stroke, fill, image: dot })];
 }

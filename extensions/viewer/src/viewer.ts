@@ -45,6 +45,7 @@ class ViewerView {
   private index: Record<string, number>;
   private keep: ReturnType<typeof setTimeout> | undefined;
   private fitted = true;
+  private storing = false;
 
   constructor(private readonly model: Model, el: HTMLElement) {
     const scene = (model.get("_scene") as { layers: LayerScene[] }).layers;
@@ -171,7 +172,7 @@ class ViewerView {
     on("change:settings", () => this.applySettings(this.model.get("settings") as Settings));
     on("change:index", () => this.applyIndex(this.model.get("index") as Record<string, number>));
     on("change:height", () => (this.root.style.height = `${this.model.get("height") as number}px`));
-    this.view.on("change", () => this.moved());
+    this.view.on(["change:center", "change:resolution", "change:rotation"] as never, () => this.moved());
     this.map.on("moveend", () => this.prune());
     this.map.on("pointermove", (event) => this.point(event));
     this.stage.addEventListener("pointerleave", () => {
@@ -272,6 +273,7 @@ class ViewerView {
 
   /** Take over a view that Python or a linked viewer has set. */
   private follow(): void {
+    if (this.storing) return;
     const center = this.model.get("center") as [number, number] | null;
     const zoom = this.model.get("zoom") as number | null;
     if (center === null || zoom === null) {
@@ -304,8 +306,11 @@ class ViewerView {
     const center = this.view.getCenter();
     const resolution = this.view.getResolution();
     if (!center || !resolution) return;
+    // Each set tells every listener at once, and the first ones would see half of the new view.
+    this.storing = true;
     this.model.set("center", this.frame.toPixels(center).map((v) => Math.round(v * 100) / 100));
     this.model.set("zoom", this.frame.info.aspect[1] / resolution);
+    this.storing = false;
     this.model.set("rotation", (this.view.getRotation() * 180) / Math.PI);
     this.model.save_changes();
   }

@@ -1,0 +1,308 @@
+"""`show` in a real JupyterLab below a prefix, in a real browser: what is seen, and what pan, zoom and layers do."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dhlab import env
+from dhlab.display import class_color
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PHANTOM = """
+import numpy as np, shapely
+import dhlab as dh
+from dhlab.errors import BadFileError
+y, x = np.mgrid[:3000, :4000]
+# A violet disc of radius 600 px at y 1200, x 1500 on white glass.
+disc = np.hypot(y - 1200, x - 1500) < 600
+pixels = np.where(disc[..., None], np.array([150, 70, 160], np.uint8), np.uint8(244))
+slide = dh.Scan.from_array(pixels, "yxc", spacing=0.25, unit="µm", name="phantom", fill=255)
+scores = np.stack([x > 1500, (x <= 1500) & disc]).astype(np.float32)[:, ::16, ::16]
+heat = dh.Scan.from_array(scores, "cyx", spacing=4.0, unit="µm", name="heat", kind="heatmap",
+                          channels=["background", "tumour"]).replace(parent=slide.as_parent())
+zones = dh.Annotations.from_geometries([shapely.box(2500, 2000, 3500, 2800)], "necrosis", scores=[0.75],
+                                       colors={"necrosis": (213, 94, 0)}, parent=slide)
+class Damaged:
+    shape, dtype = (4000, 4000, 3), np.dtype("u1")
+    def __getitem__(self, key):
+        if key[0].start >= 1024:
+            raise BadFileError("tile 17 of bad.svs is damaged; expected JPEG. Copy the file again.")
+        return np.full((key[0].stop - key[0].start, key[1].stop - key[1].start, 3), 90, np.uint8)
+"""
+VIOLET, GLASS = (150, 70, 160), (244, 244, 244)
+
+
+class Cell:
+    """The viewer in the second cell of a notebook, seen and handled as a person would."""
+
+    def __init__(self, page: Any, lab: Any, name: str, cells: list[str]) -> None:
+        self.page = page
+        lab.write(name, cells)
+        page.goto(f"{lab.url}lab/tree/{name}?reset&token={lab.token}")
+        page.wait_for_selector("text=/\\| Idle/", timeout=90_000)
+        page.click(".jp-Notebook .jp-Cell >> nth=0 >> .cm-content")
+        for _ in cells[:2]:
+            page.keyboard.press("Shift+Enter")
+        page.wait_for_selector(".dhlab-viewer[data-ready]", timeout=90_000)
+        self.viewer = page.locator(".dhlab-viewer").first
+        self.viewer.scroll_into_view_if_needed()
+        self.stage = self.viewer.locator(".dhv-stage")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing moves and every tile is there."""
+        self.page.wait_for_function(
+            """async () => {
+              const { map } = document.querySelector(".dhlab-viewer").dhlab;
+              await new Promise((done) => { map.once("rendercomplete", done); map.render(); });
+              return !map.getView().getAnimating();
+            }""",
+            timeout=60_000,
+        )
+        self.page.wait_for_timeout(350)
+
+    def picture(self) -> np.ndarray:
+        """Return the stage as RGB."""
+        return np.asarray(Image.open(io.BytesIO(self.stage.screenshot())).convert("RGB")).astype(int)
+
+    def place(self, y: float, x: float) -> tuple[float, float]:
+        """Return where a level-0 pixel is on the stage, as (y, x) in screen pixels."""
+        found = self.page.evaluate(
+            """([y, x]) => {
+              const { map, frame } = document.querySelector(".dhlab-viewer").dhlab;
+              return map.getPixelFromCoordinate(frame.toWorld(y, x));
+            }""",
+            [y, x],
+        )
+        return found[1], found[0]
+
+    def color(self, y: float, x: float) -> np.ndarray:
+        """Return the colour shown at a level-0 pixel."""
+        row, column = (round(v) for v in self.place(y, x))
+        picture = self.picture()
+        assert 0 <= row < picture.shape[0], "not in view"
+        assert 0 <= column < picture.shape[1], "not in view"
+        return picture[row, column]
+
+    def move(self, y: float, x: float) -> tuple[float, float]:
+        """Move the mouse to a level-0 pixel and return its place on the page, as (x, y)."""
+        box, (row, column) = self.stage.bounding_box(), self.place(y, x)
+        where = box["x"] + column, box["y"] + row
+        self.page.mouse.move(*where)
+        return where
+
+    def run(self, number: int) -> str:
+        """Run a further cell and return what it printed."""
+        cell = self.page.locator(f".jp-Notebook .jp-Cell >> nth={number}")
+        cell.locator(".cm-content").click()
+        before = cell.locator(".jp-InputPrompt").inner_text()
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_function(
+            """([number, before]) => {
+              const cell = document.querySelectorAll(".jp-Notebook .jp-Cell")[number];
+              const now = cell.querySelector(".jp-InputPrompt").textContent;
+              return now !== before && /\\d/.test(now) && cell.querySelector(".jp-OutputArea-output");
+            }""",
+            arg=[number, before],
+            timeout=60_000,
+        )
+        text: str = cell.locator(".jp-OutputArea-output").first.inner_text().strip()
+        self.viewer.scroll_into_view_if_needed()
+        self.settle()
+        return text
+
+
+@pytest.fixture
+def open_cell(page, lab, tmp_path) -> Callable[..., Cell]:
+    """Open a notebook, run its first two cells, and return the viewer that the second one shows."""
+    number = iter(range(100))
+    return lambda *cells: Cell(page, lab, f"{tmp_path.name}-{next(number)}.ipynb", list(cells))
+
+
+def near(color: np.ndarray, wanted: tuple[int, int, int], tolerance: int = 14) -> bool:
+    return bool(np.abs(np.asarray(color) - wanted).max() <= tolerance)
+
+
+def blend(below: tuple[int, int, int], above: tuple[int, int, int], share: float) -> tuple[int, int, int]:
+    red, green, blue = (round(b + (a - b) * share) for b, a in zip(below, above, strict=True))
+    return red, green, blue
+
+
+def test_slide_heat_map_and_polygons_are_seen_panned_zoomed_and_switched(open_cell, watch) -> None:
+    cell = open_cell(
+        PHANTOM,
+        "viewer = dh.show(slide, heat, zones)\nviewer",
+        "import json; print(json.dumps([viewer.center, viewer.zoom, viewer.rotation, viewer.settings['1']]))",
+    )
+    tumour, necrosis = class_color(1), (213, 94, 0)
+    # All is where it belongs: plain tissue, heat over its left half, glass, the filled polygon.
+    assert near(cell.color(1200, 1800), VIOLET)
+    assert near(cell.color(1200, 1200), blend(VIOLET, tumour, 0.5))
+    assert near(cell.color(400, 3500), GLASS)
+    assert near(cell.color(2400, 3000), blend(GLASS, necrosis, 0.12))
+    row, column = (round(v) for v in cell.place(2000, 3000))
+    rim = cell.picture()[row - 2 : row + 3, column]
+    assert np.abs(rim - necrosis).max(-1).min() < 30
+
+    # The cursor says where it is, and what lies under it.
+    cell.move(2000, 3000)
+    cell.page.wait_for_selector(".dhv-tip:not([hidden])")
+    tip = cell.viewer.locator(".dhv-tip").inner_text()
+    assert "necrosis" in tip
+    assert "score 0.75" in tip
+    assert "0.05 mm²" in tip
+    row, column = cell.place(1200, 1800)
+    cell.move(1200, 1800)
+    said = cell.viewer.locator(".dhv-place").inner_text().replace("\u202f", "")
+    numbers = [
+        float(part) for part in said.replace("µm", "").replace("·", " ").replace(",", " ").split() if part[0].isdigit()
+    ]
+    step = 3000 / cell.stage.bounding_box()["height"] * 1.1
+    assert np.abs(np.array(numbers) - (1200, 1800, 300, 450)).max() <= step, said
+
+    # Drag pans: what was under the mouse stays under it.
+    x, y = cell.move(1200, 1800)
+    cell.page.mouse.down()
+    cell.page.mouse.move(x + 90, y - 45, steps=90)
+    cell.page.wait_for_timeout(150)
+    cell.page.mouse.up()
+    cell.settle()
+    assert np.abs(np.array(cell.place(1200, 1800)) - (row - 45, column + 90)).max() < 2
+    assert near(cell.color(1200, 1800), VIOLET)
+
+    # The wheel zooms about the mouse.
+    before = cell.place(1200, 1530)
+    cell.move(1200, 1530)
+    for _ in range(4):
+        cell.page.mouse.wheel(0, -240)
+        cell.page.wait_for_timeout(120)
+    cell.settle()
+    center, zoom, _, _ = json.loads(cell.run(2))
+    assert zoom > 0.3
+    # The mouse stands on whole screen pixels, and what it is off by grows with the zoom.
+    assert np.abs(np.array(cell.place(1200, 1530)) - before).max() < 1 + zoom / 0.15
+    size = cell.stage.bounding_box()
+    row, column = size["height"] / 2, size["width"] / 2
+    assert np.abs(np.array(cell.place(*center)) - (row, column)).max() < 1.5
+    assert near(cell.color(1200, 1530), VIOLET)
+
+    # Layers: opacity by keyboard, off, on, one class; Python sees the same.
+    opacity = cell.viewer.get_by_label("Opacity of heat")
+    opacity.focus()
+    cell.page.keyboard.press("End")
+    cell.settle()
+    assert near(cell.color(1200, 1470), tumour)
+    cell.viewer.get_by_label("Show heat").dispatch_event("click")
+    cell.settle()
+    assert near(cell.color(1200, 1470), VIOLET)
+    cell.viewer.get_by_label("Show heat").dispatch_event("click")
+    cell.viewer.get_by_label("Class of heat").select_option("tumour")
+    cell.viewer.get_by_label("Colour map of heat").select_option("grey")
+    cell.settle()
+    assert near(cell.color(1200, 1470), (255, 255, 255))
+    settings = json.loads(cell.run(2))[3]
+    assert (settings["visible"], settings["opacity"], settings["channel"], settings["colors"]) == (True, 1, 1, "grey")
+    assert watch.errors == []
+    assert watch.external == []
+
+
+def test_python_and_keyboard_move_the_view_and_a_second_view_follows(open_cell, watch) -> None:
+    cell = open_cell(
+        PHANTOM,
+        "viewer = dh.show(slide, height=420)\nviewer",
+        "viewer.center, viewer.zoom, viewer.rotation = (1200, 1500), 2.0, 30.0\nprint('moved')",
+        "viewer.fit()\nprint('fitted')",
+        "print(viewer.zoom < 0.2, viewer.rotation == 0, len(viewer.center))",
+        "print(round(viewer.zoom, 6), round(viewer.rotation), [round(v) for v in viewer.center])",
+    )
+    assert cell.run(2) == "moved"
+    size = cell.stage.bounding_box()
+    middle = np.array([size["height"] / 2, size["width"] / 2])
+    assert np.abs(np.array(cell.place(1200, 1500)) - middle).max() < 1
+    assert np.hypot(*(np.array(cell.place(1200, 1600)) - middle)) == pytest.approx(200, abs=1)
+    cell.page.wait_for_timeout(400)
+    assert cell.run(5) == "2.0 30 [1200, 1500]"
+    cell.stage.focus()
+    cell.page.keyboard.press("0")
+    cell.settle()
+    assert cell.run(4) == "True True 2"
+    cell.stage.focus()
+    cell.page.keyboard.press("+")
+    cell.page.keyboard.press("ArrowRight")
+    cell.settle()
+    assert cell.place(1500, 2000)[1] < middle[1] - 40
+    cell.page.keyboard.press("r")
+    cell.page.wait_for_timeout(400)
+    assert cell.run(3) == "fitted"
+    corners = np.array([cell.place(0, 0), cell.place(3000, 4000)])
+    assert (corners >= 0).all()
+    assert (corners <= (size["height"], size["width"])).all()
+    # Keys typed in the viewer do nothing to the notebook.
+    assert cell.page.locator(".jp-Notebook .jp-Cell").count() == 6
+    names = cell.viewer.locator("button, input, select").evaluate_all(
+        "all => all.filter(e => !(e.getAttribute('aria-label') || e.title || e.textContent.trim())).length"
+    )
+    assert names == 0
+    assert watch.errors == []
+
+
+def test_a_damaged_tile_is_told_and_the_viewer_lives(open_cell, watch) -> None:
+    cell = open_cell(
+        PHANTOM,
+        "bad = dh.Scan((Damaged(),), 'yxc', (0.5, 0.5), 'µm', name='bad')\nviewer = dh.show(bad)\n"
+        "viewer.center, viewer.zoom = (300, 600), 1.0\nviewer",
+    )
+    assert near(cell.color(300, 600), (90, 90, 90))
+    cell.page.evaluate(
+        "() => { const { map, frame } = document.querySelector('.dhlab-viewer').dhlab;"
+        " map.getView().setCenter(frame.toWorld(2200, 600)); }"
+    )
+    cell.page.wait_for_selector(".dhv-alert:not([hidden])", timeout=20_000)
+    assert "tile 17 of bad.svs is damaged" in cell.viewer.locator(".dhv-alert").inner_text()
+    cell.page.evaluate(
+        "() => { const { map, frame } = document.querySelector('.dhlab-viewer').dhlab;"
+        " map.getView().setCenter(frame.toWorld(300, 2600)); }"
+    )
+    cell.settle()
+    assert near(cell.color(300, 2600), (90, 90, 90))
+    assert watch.errors == []
+
+
+def test_a_real_slide_with_predicted_like_heat_and_regions(open_cell, watch) -> None:
+    folder = env.data_folder()
+    path = folder / "wsi-cmu1-small-region" / "CMU-1-Small-Region.svs" if folder else None
+    if path is None or not path.exists():
+        pytest.skip("needs the slide CMU-1-Small-Region.svs in DHLAB_DATA")
+    cell = open_cell(
+        f"""
+import dhlab as dh, numpy as np
+slide = dh.open({str(path)!r})
+small = slide.thumbnail(740).astype(float)
+dark = np.clip((235 - small.mean(-1)) / 80, 0, 1).astype(np.float32)
+spacing = tuple(n * s / m for n, s, m in zip(slide.shape, slide.spacing, dark.shape))
+heat = dh.Scan.from_array(dark[None], "cyx", spacing=spacing, unit=slide.unit, name="density", kind="heatmap",
+                          channels=["density"]).replace(parent=slide.as_parent())
+zones = dh.Annotations.from_heatmap(heat, "density", threshold=0.9, min_area=400)
+print(len(zones))
+""",
+        "viewer = dh.show(slide, heat, zones)\nviewer",
+        "viewer.set_layer('density', visible=False); viewer.set_layer(2, visible=False); print('off')",
+    )
+    assert cell.run(2) == "off"
+    violet = np.mean([cell.color(1780 + 15 * i, 1240) for i in range(4)], 0)
+    assert violet[2] > violet[1] + 15
+    assert cell.color(1000, 200).min() > 225
+    cell.viewer.get_by_label("Show density").first.dispatch_event("click")
+    cell.settle()
+    assert near(cell.color(1000, 200), (240, 240, 240), 20)
+    assert cell.viewer.locator(".dhv-alert").is_hidden()
+    assert watch.errors == []
+    assert watch.external == []
