@@ -156,6 +156,9 @@ class SlideLevel:
     def read_windows(self, starts: NDArray[np.int64], size: Sequence[int], out: NDArray[Any]) -> None:
         """Read many windows, in parallel and in the order in which they lie.
 
+        OpenSlide takes level-0 positions only: where a level's scale is no whole number it shifts the pixels by up to
+        half a level-0 pixel, and interpolates.
+
         Parameters
         ----------
         starts

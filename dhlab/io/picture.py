@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from dhlab.io.spacing import resolve_spacing
 from dhlab.scan import Scan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,6 +30,18 @@ MOST_PIXELS = 178_000_000
 LONGEST_SIDE = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}
 QUALITY = 92
 ORIENTATION = 0x0112
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+# How to turn a picture, by the orientation that its camera noted.
+UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+}
 
 
 class PictureLevel:
@@ -54,8 +67,9 @@ class PictureLevel:
             mode, self.dtype = _mode(picture)
             if mode != "RGB":
                 self.profile = b""
+            self.orientation = _orientation(picture)
             height, width = picture.height, picture.width
-            if picture.getexif().get(ORIENTATION, 1) >= 5:
+            if self.orientation >= 5:
                 height, width = width, height
         channels = {"RGB": (3,), "RGBA": (4,)}.get(mode, ())
         self.shape: tuple[int, ...] = (height, width, *channels)
@@ -96,13 +110,10 @@ class PictureLevel:
             return self._pixels
 
     def _decode(self) -> NDArray[Any]:
-        from PIL import ImageOps
-
         with OpenPicture(self.path, self.frame) as picture:
             mode = _mode(picture)[0]
             try:
-                upright = ImageOps.exif_transpose(picture)
-                pixels = np.array(upright if upright.mode == mode else upright.convert(mode))
+                pixels = np.array(picture if picture.mode == mode else picture.convert(mode))
             except (OSError, ValueError, SyntaxError, EOFError) as error:
                 raise BadFileError(
                     f"{self.path} is damaged or truncated: {error}. Copy it again from its source."
@@ -111,6 +122,7 @@ class PictureLevel:
             pixels = pixels.astype(self.dtype)
         if self.icc and self.profile:
             apply_profile(pixels, self.profile)
+        pixels = np.ascontiguousarray(UPRIGHT[self.orientation](pixels))
         pixels.flags.writeable = False
         return pixels
 
@@ -235,6 +247,17 @@ def write(scan: Scan, path: Path, *, tile: int, compression: str, progress: bool
         Image.fromarray(np.ascontiguousarray(pixels)).save(partial, form, **options)
 
 
+def _orientation(picture: Image) -> int:
+    """Return how the camera was held, 1 to 8; asks only what opening has read already."""
+    if picture.format == "PNG" and "exif" not in picture.info:
+        return 1  # Pillow would decode the whole picture to look behind it
+    try:
+        found = picture.getexif().get(ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError, KeyError, struct.error):
+        return 1
+    return found if found in UPRIGHT else 1
+
+
 def _mode(picture: Image) -> tuple[str, np.dtype[Any]]:
     """Return the Pillow mode to decode to and the data type of its values."""
     clear = "transparency" in picture.info
@@ -266,7 +289,7 @@ class OpenPicture:
             with warnings.catch_warnings():
                 # Pillow warns of large pictures; MOST_PIXELS is this reader's own limit.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                picture = Image.open(self.path)
+                picture = Image.open(self.path, formats=FORMATS)
         except UnidentifiedImageError as error:
             raise BadFileError(
                 f"{self.path} is not a picture that Pillow knows. Rename it after what it is, or copy it again."

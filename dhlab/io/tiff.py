@@ -139,6 +139,9 @@ class TiffSource:
                 try:
                     reader = DirectoryReader(self.path, descriptor)
                     contents = _parse(reader, self.series)
+                except OSError as error:
+                    os.close(descriptor)
+                    raise BadFileError(f"cannot read {self.path}: {error.strerror}. Check what it is.") from error
                 except BaseException:
                     os.close(descriptor)
                     raise
