@@ -31,6 +31,7 @@ __all__ = [
     "process_identity",
     "remove",
     "storage_error",
+    "storage_errors",
     "sync_tree",
 ]
 
@@ -144,8 +145,19 @@ def storage_error(
     what, remedy = REMEDIES[error.errno]
     free = ""
     if error.errno == errno.ENOSPC and path.parent.is_dir():
-        free = f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB free)"
+        free = f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB free now)"
     return StorageError(f"cannot write {path.name!r} into {path.parent}: {what}{free}. {remedy}; {left}.")
+
+
+@contextmanager
+def storage_errors(path: Path, *, left: str = "nothing half-written is left behind") -> Iterator[None]:
+    """Turn a full disk or a forbidden folder within the block into a `StorageError` about the output `path`."""
+    try:
+        yield
+    except OSError as error:
+        if (told := storage_error(error, path, left=left)) is not None:
+            raise told from error
+        raise
 
 
 def sync_tree(folder: Path) -> None:
@@ -255,16 +267,12 @@ def _last_change(path: Path) -> float:
 
 @contextmanager
 def _removed_on_failure(partial: Path, target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remove(partial)
-        if (told := storage_error(error, target)) is not None:
-            raise told from error
-        raise
-    except BaseException:
-        remove(partial)
-        raise
+    with storage_errors(target):
+        try:
+            yield
+        except BaseException:
+            remove(partial)
+            raise
 
 
 def _sync(path: Path) -> None:

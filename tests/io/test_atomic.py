@@ -152,7 +152,7 @@ def test_full_disk_is_a_storage_error(tmp_path: Path) -> None:
         pytest.skip("mounting a small tmpfs needs root")
     try:
         atomic_write_bytes(tmp_path / "old", b"old")
-        with pytest.raises(StorageError, match=r"'old' into .*disk is full .*MB free.*Free some space"):
+        with pytest.raises(StorageError, match=r"'old' into .*disk is full .*MB free now.*Free some space"):
             atomic_write_bytes(tmp_path / "old", bytes(10**6))
         with pytest.raises(StorageError, match="disk is full"), atomic_folder(tmp_path / "store") as partial:
             (partial / "big").write_bytes(bytes(10**6))

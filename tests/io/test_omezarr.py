@@ -21,7 +21,7 @@ import pytest
 
 import dhlab.io as dio
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, ConflictError, NotFoundError, StorageError
-from dhlab.io import bands
+from dhlab.io import ownership
 from dhlab.io.atomic import process_identity
 from dhlab.io.chunks import ZarrArray
 from dhlab.io.omezarr import BandWriter, read, write
@@ -654,7 +654,7 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="this process is writing"):
         make_writer(path, array)
     script = (
-        "import sys\nfrom dhlab.errors import ConflictError\nfrom dhlab.io.bands import Ownership\n"
+        "import sys\nfrom dhlab.errors import ConflictError\nfrom dhlab.io.ownership import Ownership\n"
         "from pathlib import Path\ntry:\n    Ownership.take(Path(sys.argv[1]))\n"
         "except ConflictError as e:\n    print(e)\n"
     )
@@ -676,7 +676,7 @@ def test_owner_on_another_machine_counts_until_it_falls_silent(tmp_path: Path) -
     owner.write_text("othermachine-12-345")
     with pytest.raises(ConflictError, match="another machine"):
         make_writer(path, array)
-    silent = time.time() - bands.SILENCE_S - 1
+    silent = time.time() - ownership.SILENCE_S - 1
     os.utime(owner, (silent, silent))
     writer = make_writer(path, array)
     assert writer.done == {0}
@@ -730,19 +730,16 @@ else:
 
 def run_and_kill(what: str, path: Path, after: float | None) -> float:
     environment = {**os.environ, "DHLAB_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, what, str(path)], stdout=subprocess.PIPE, env=environment, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    begun = time.perf_counter()
-    try:
-        process.wait(after)
-        assert process.returncode == 0
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
+    command = [sys.executable, "-c", KILLED, what, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        begun = time.perf_counter()
+        try:
+            assert process.wait(after) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     return time.perf_counter() - begun
 
 
