@@ -1,0 +1,182 @@
+"""Annotations as GeoParquet 1.1: WKB geometries, bounding boxes, columns; lossless and streamed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from dhlab.annotations.collection import Annotations
+from dhlab.annotations.output import written_beside
+from dhlab.errors import BadFileError, NotFoundError
+from dhlab.scan import Parent
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["read_parquet", "write_parquet"]
+
+ROWS = 65_536
+TEXTS = {"name": "names", "object_type": "kinds", "author": "authors", "time": "times"}
+OWN = {"id", "geometry", "bbox", "class", "class_color", "score", "extras", *TEXTS}
+MEASUREMENT = "measurement: "
+
+
+def write_parquet(path: str | os.PathLike[str], annotations: Annotations) -> Path:
+    """Write what `Annotations.to_parquet` describes; see https://geoparquet.org/releases/v1.1.0/."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    target = Path(path).expanduser()
+    bounds = annotations.bounds
+    types = sorted(
+        {str(shapely.GeometryType(int(t)).name) for t in np.unique(shapely.get_type_id(annotations.geometries))}
+    )
+    corners = {"xmin": 1, "ymin": 0, "xmax": 3, "ymax": 2}
+    geo = {
+        "version": "1.1.0",
+        "primary_column": "geometry",
+        "columns": {
+            "geometry": {
+                "encoding": "WKB",
+                "geometry_types": [_geojson_type(name) for name in types],
+                "crs": None,  # pixels of an image, not places on Earth
+                "covering": {"bbox": {key: ["bbox", key] for key in corners}},
+                **(
+                    {"bbox": [float(bounds[:, c].min() if c < 2 else bounds[:, c].max()) for c in corners.values()]}
+                    if len(bounds)
+                    else {}
+                ),
+            }
+        },
+    }
+    parent = annotations.parent
+    own = {
+        "format": 1,
+        "class_names": annotations.class_names,
+        "class_colors": annotations.class_colors,
+        "parent": None
+        if parent is None
+        else {"name": parent.name, "spacing": parent.spacing, "shape": parent.shape, "unit": parent.unit},
+    }
+    columns = [
+        pa.field("id", pa.string()),
+        pa.field("geometry", pa.binary()),
+        pa.field("bbox", pa.struct([pa.field(key, pa.float64()) for key in corners])),
+        pa.field("class", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("score", pa.float64()),
+        *(pa.field(name, pa.string()) for name in TEXTS),
+        pa.field("extras", pa.string()),
+        *(pa.field(MEASUREMENT + name, pa.float64()) for name in annotations.measurements),
+    ]
+    schema = pa.schema(columns, metadata={"geo": json.dumps(geo), "dhlab": json.dumps(own)})
+    with written_beside(target) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for first in range(0, len(annotations), ROWS):
+            part = annotations[first : first + ROWS]
+            box = part.bounds
+            data = {
+                "id": pa.array(part.ids.tolist(), pa.string()),
+                "geometry": pa.array(shapely.to_wkb(part.geometries).tolist(), pa.binary()),
+                "bbox": pa.StructArray.from_arrays([pa.array(box[:, c]) for c in corners.values()], list(corners)),
+                "class": pa.DictionaryArray.from_arrays(
+                    pa.array(part.classes, mask=part.classes < 0), pa.array(part.class_names, pa.string())
+                ),
+                "score": pa.array(part.scores, mask=np.isnan(part.scores)),
+                **{name: pa.array(getattr(part, field).tolist(), pa.string()) for name, field in TEXTS.items()},
+                "extras": pa.array(
+                    [None if e is None else json.dumps(e, ensure_ascii=False) for e in part.extras.tolist()],
+                    pa.string(),
+                ),
+                **{MEASUREMENT + k: pa.array(v, mask=np.isnan(v)) for k, v in part.measurements.items()},
+            }
+            writer.write_table(pa.table(data, schema=schema))
+    return target
+
+
+def read_parquet(path: str | os.PathLike[str]) -> Iterator[Annotations]:
+    """Yield the row groups of a GeoParquet file as annotations."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise NotFoundError(f"nothing at {source}; expected GeoParquet. Check the path.")
+    try:
+        with pq.ParquetFile(source) as file:
+            metadata = file.schema_arrow.metadata or {}
+            geo = json.loads(metadata[b"geo"])
+            column = geo["primary_column"]
+            encoding = geo["columns"][column]["encoding"]
+            if encoding != "WKB":
+                raise BadFileError(f"{source.name} stores geometries as {encoding}; expected WKB. Write it so.")
+            own = json.loads(metadata.get(b"dhlab", b"{}"))
+            wanted = [
+                name for name in file.schema_arrow.names if name in OWN | {column} or name.startswith(MEASUREMENT)
+            ]
+            batches = file.iter_batches(ROWS, columns=[name for name in wanted if name != "bbox"])
+            parts = (_annotations(batch, column, own) for batch in batches)
+            empty = Annotations(
+                np.empty(0, object),
+                class_names=tuple(own.get("class_names", ())),
+                class_colors=tuple(map(tuple, own.get("class_colors", ()))),
+                parent=_parent(own),
+            )
+            yield empty
+            yield from parts
+    except BadFileError:
+        raise
+    except (pa.ArrowException, shapely.errors.ShapelyError, OSError, ValueError, KeyError, TypeError) as error:
+        raise BadFileError(
+            f"{source.name} is not GeoParquet or is damaged ({error}). Write it with to_parquet or geopandas."
+        ) from error
+
+
+def _annotations(batch: Any, column: str, own: dict[str, Any]) -> Annotations:
+    def texts(name: str) -> NDArray[np.object_]:
+        return _objects(batch.column(name).to_pylist()) if name in batch.schema.names else np.empty(0, object)
+
+    def numbers(name: str) -> NDArray[np.float64]:
+        return np.array(batch.column(name).to_numpy(zero_copy_only=False), np.float64)
+
+    names: list[str] = list(own.get("class_names", ()))
+    found = texts("class").tolist() or [None] * len(batch)
+    names += [name for name in dict.fromkeys(found) if name is not None and name not in names]
+    index = {name: i for i, name in enumerate(names)} | {None: -1}
+    extras = [None if e is None else json.loads(e) for e in texts("extras").tolist()]
+    return Annotations(
+        geometries=shapely.from_wkb(_objects(batch.column(column).to_pylist())),
+        classes=np.array([index[name] for name in found], np.int32),
+        class_names=tuple(names),
+        class_colors=tuple(map(tuple, own.get("class_colors", ()))),
+        scores=numbers("score") if "score" in batch.schema.names else np.empty(0),
+        ids=texts("id") if own else np.empty(0, object),
+        extras=_objects(extras),
+        measurements={
+            name.removeprefix(MEASUREMENT): numbers(name) for name in batch.schema.names if name.startswith(MEASUREMENT)
+        },
+        parent=_parent(own),
+        **({field: texts(name) for name, field in TEXTS.items()} if own else {}),
+    )
+
+
+def _parent(own: dict[str, Any]) -> Parent | None:
+    given = own.get("parent")
+    return given and Parent(given["name"], tuple(given["spacing"]), tuple(given["shape"]), given["unit"])
+
+
+def _objects(items: Iterable[Any]) -> NDArray[np.object_]:
+    listed = list(items)
+    array = np.empty(len(listed), object)
+    array[:] = listed
+    return array
+
+
+def _geojson_type(name: str) -> str:
+    known = ("Point", "LineString", "Polygon", "MultiPoint", "MultiLineString", "MultiPolygon", "GeometryCollection")
+    return {kind.upper(): kind for kind in known}.get(name, "LineString")
