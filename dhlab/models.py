@@ -21,7 +21,7 @@ from dhlab.errors import (
     UnknownNameError,
     suggest,
 )
-from dhlab.kernels import normalize
+from dhlab.kernels.normalize import normalize
 from dhlab.networks import NETWORKS, OnnxNet, open_onnx
 from dhlab.timeline import stage
 

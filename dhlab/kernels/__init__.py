@@ -1,4 +1,4 @@
-"""Fused operations on tensors: each has a PyTorch reference, which is its specification, and a Triton twin."""
+"""Operations on tensors: a PyTorch reference, which is the specification, and a Triton twin where fusing pays."""
 
 from __future__ import annotations
 
