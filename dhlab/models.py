@@ -23,7 +23,6 @@ from dhlab.errors import (
 )
 from dhlab.kernels.normalize import normalize
 from dhlab.networks import NETWORKS, OnnxNet, open_onnx
-from dhlab.timeline import stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -446,21 +445,20 @@ def load_model(
         If a card is needed and missing, or holds what it should not.
     """
     location = Path(path).expanduser()
-    with stage("deployed", verb="load_model", model=location.name):
-        if not location.exists():
-            raise NotFoundError(f"nothing at {location}; expected a model package (a folder) or an .onnx file.")
-        if location.is_dir():
-            if card is not None:
-                raise BadValueError(f"{location.name} is a package and brings its own card; leave out card=….")
-            return _load_package(location).eval()
-        if location.suffix.lower() != ".onnx":
-            raise BadFileError(
-                f"{location.name}: expected a package folder or an .onnx file. Formats that run code when they are "
-                "read (pickles: .pt, .pth, .bin) are not taken; convert to ONNX or safetensors."
-            )
-        if card is None:
-            raise BadValueError(f"{location.name} is ONNX: say what it wants with card=… (a card, fields, or a JSON).")
-        return _load_onnx(location, _as_card(card)).eval()
+    if not location.exists():
+        raise NotFoundError(f"nothing at {location}; expected a model package (a folder) or an .onnx file.")
+    if location.is_dir():
+        if card is not None:
+            raise BadValueError(f"{location.name} is a package and brings its own card; leave out card=….")
+        return _load_package(location).eval()
+    if location.suffix.lower() != ".onnx":
+        raise BadFileError(
+            f"{location.name}: expected a package folder or an .onnx file. Formats that run code when they are "
+            "read (pickles: .pt, .pth, .bin) are not taken; convert to ONNX or safetensors."
+        )
+    if card is None:
+        raise BadValueError(f"{location.name} is ONNX: say what it wants with card=… (a card, fields, or a JSON).")
+    return _load_onnx(location, _as_card(card)).eval()
 
 
 def _build(card: ModelCard) -> nn.Module:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dhlab.atomic import atomic_folder
 from dhlab.errors import BadShapeError, BadValueError, ConflictError
-from dhlab.io.atomic import atomic_folder
 from dhlab.models import CONFIG, FORMAT_VERSION, GRAPH, WEIGHTS, Model, ModelCard, load_model
 from dhlab.networks import OnnxNet
 from dhlab.timeline import stage

@@ -280,7 +280,7 @@ def _from_dict(data: Mapping[str, Any]) -> Report:
 
 
 def _write(path: Path, text: str) -> Path:
-    from dhlab.io.atomic import atomic_file
+    from dhlab.atomic import atomic_file
 
     with atomic_file(path) as partial:
         partial.write_text(text, "utf-8")

@@ -310,7 +310,7 @@ class _Run:
     """The folder of one training: its metrics so far and its best weights, each always whole."""
 
     def __init__(self, folder: Path) -> None:
-        from dhlab.io.atomic import atomic_write_text, storage_error
+        from dhlab.atomic import atomic_write_text, storage_error
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -321,7 +321,7 @@ class _Run:
         atomic_write_text(folder / METRICS, "")
 
     def record(self, curve: Sequence[dict[str, Any]], best: Model | None) -> None:
-        from dhlab.io.atomic import atomic_write_bytes, atomic_write_text
+        from dhlab.atomic import atomic_write_bytes, atomic_write_text
 
         if best is not None:
             from safetensors.torch import save

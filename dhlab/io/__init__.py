@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhlab.errors import BadFileError, BadValueError, ConflictError, NotFoundError, UnknownNameError, suggest
+from dhlab.timeline import stage
 
 if TYPE_CHECKING:
     import os
@@ -84,7 +85,8 @@ def open(
         )
     if location.is_file() and location.stat().st_size == 0:
         raise BadFileError(f"{location} is empty (0 bytes); expected an image. Copy it again from its source.")
-    scan: Scan = _load(_readers()[suffix])(location, spacing=spacing, icc=icc, series=series)
+    with stage("data", verb="open", scan=location):
+        scan: Scan = _load(_readers()[suffix])(location, spacing=spacing, icc=icc, series=series)
     return scan.replace(name=name or location.name[: -len(suffix)] or location.name)
 
 
@@ -141,7 +143,8 @@ def save(
         raise BadValueError(f"tile {tile}; expected a positive number of pixels.")
     if location.exists() and not overwrite:
         raise ConflictError(f"{location} exists already; choose another name or pass overwrite=True.")
-    _load(WRITERS[suffix])(scan, location, tile=tile, compression=compression, progress=progress)
+    with stage("data", verb="save", scan=location):
+        _load(WRITERS[suffix])(scan, location, tile=tile, compression=compression, progress=progress)
     return location
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dhlab.errors import BadShapeError, BadValueError, ConflictError, NotFoundError
-from dhlab.io.atomic import (
+from dhlab.atomic import (
     atomic_write_text,
     move_into_place,
     remove,
     storage_errors,
     sync_tree,
 )
+from dhlab.errors import BadShapeError, BadValueError, ConflictError, NotFoundError
 from dhlab.io.chunks import read_json
 from dhlab.io.ngff import Image, compose_attributes, disk_axes
 from dhlab.io.ownership import Ownership

@@ -16,7 +16,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
-import numcodecs  # type: ignore[import-untyped]
+import numcodecs
 import numpy as np
 
 from dhlab.env import thread_count

@@ -24,6 +24,7 @@ NUMBERS = {
     16: "u8", 17: "i8", 18: "u8",
 }  # fmt: skip
 SIZES = {2: 1} | {code: int(kind[-1]) * (2 if kind[0] == "2" else 1) for code, kind in NUMBERS.items()}
+UNSIGNED = (1, 3, 4, 13, 16, 18)
 MOST_DIRECTORIES = 100_000
 KNOWN_STARTS = {
     b"\x89PNG": "a PNG picture",
@@ -36,13 +37,14 @@ KNOWN_STARTS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """Where the value of one tag lies: type code, number of values, position of the first byte in the file."""
+    """Where the value of one tag lies: type code, number of values, position in the file, or the bytes themselves."""
 
     type: int
     count: int
     position: int
+    inline: bytes | None
 
 
 @dataclass
@@ -102,15 +104,17 @@ class DirectoryReader:
         word = "Q" if self.big else "I"
         count = struct.unpack(self.order + ("Q" if self.big else "H"), self.read(offset, head))[0]
         data = self.read(offset + head, count * width + pointer)
-        fields = struct.Struct(self.order + ("HHQ" if self.big else "HHI"))
+        fields, values = struct.Struct(self.order + ("HHQ" if self.big else "HHI")), struct.Struct(self.order + word)
         entries: dict[int, Entry] = {}
         for i in range(count):
             code, kind, number = fields.unpack_from(data, i * width)
-            inline = offset + head + i * width + fields.size
-            if SIZES.get(kind, 1) * number > pointer:
-                inline = struct.unpack_from(self.order + word, data, i * width + fields.size)[0]
-            entries.setdefault(code, Entry(kind, number, inline))
-        following = struct.unpack_from(self.order + word, data, count * width)[0]
+            at, length = i * width + fields.size, SIZES.get(kind, 1) * number
+            if length <= pointer:
+                entry = Entry(kind, number, offset + head + at, data[at : at + length])
+            else:
+                entry = Entry(kind, number, values.unpack_from(data, at)[0], None)
+            entries.setdefault(code, entry)
+        following = values.unpack_from(data, count * width)[0]
         return Directory(self, offset, entries, following)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -151,7 +155,7 @@ class Directory:
             return np.empty(0, np.int64)
         kind = NUMBERS[entry.type]
         dtype = np.dtype(self.reader.order + kind[-2:])
-        values = np.frombuffer(self.reader.read(entry.position, SIZES[entry.type] * entry.count), dtype)
+        values = np.frombuffer(self._bytes(entry), dtype)
         values = values.astype(dtype.newbyteorder("="), copy=False)
         return values.reshape(-1, 2) if kind[0] == "2" else values
 
@@ -161,11 +165,19 @@ class Directory:
         if entry is None or entry.type not in NUMBERS or not entry.count:
             return 0
         size = SIZES[entry.type]
-        data = self.reader.read(entry.position + (entry.count - 1) * size, size)
+        if entry.inline is None:
+            data = self.reader.read(entry.position + (entry.count - 1) * size, size)
+        else:
+            data = entry.inline[-size:]
         return int(np.frombuffer(data, np.dtype(self.reader.order + NUMBERS[entry.type][-2:]))[0])
 
     def number(self, code: int, default: int = 0) -> int:
         """Return the first number of a tag."""
+        entry = self.entries.get(code)
+        if entry is None:
+            return default
+        if entry.inline and entry.type in UNSIGNED:
+            return int.from_bytes(entry.inline[: SIZES[entry.type]], "little" if self.reader.order == "<" else "big")
         values = self.array(code)
         return int(values[0]) if values.ndim == 1 and len(values) else default
 
@@ -179,7 +191,12 @@ class Directory:
     def data(self, code: int) -> bytes:
         """Return the raw bytes of a tag; empty if there is no such tag."""
         entry = self.entries.get(code)
-        return b"" if entry is None else self.reader.read(entry.position, SIZES.get(entry.type, 1) * entry.count)
+        return b"" if entry is None else self._bytes(entry)
+
+    def _bytes(self, entry: Entry) -> bytes:
+        if entry.inline is not None:
+            return entry.inline
+        return self.reader.read(entry.position, SIZES.get(entry.type, 1) * entry.count)
 
     def text(self, code: int) -> str:
         """Return a tag as text, up to its first zero byte."""

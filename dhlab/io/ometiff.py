@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dhlab.atomic import atomic_file
 from dhlab.errors import BadShapeError, BadValueError
-from dhlab.io.atomic import atomic_file
 from dhlab.progress import progress_bar
 from dhlab.scan import halve
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dhlab.atomic import atomic_folder
 from dhlab.errors import BadFileError, BadShapeError, BadValueError
-from dhlab.io.atomic import atomic_folder
 from dhlab.io.bands import BandWriter, write_image_metadata
 from dhlab.io.chunks import ZarrArray
 from dhlab.io.ngff import Image, Multiscale, disk_axes, read_attributes, read_multiscale
@@ -342,7 +342,7 @@ def _origin(found: Multiscale, window: str, sizes: Sequence[float]) -> tuple[flo
 
 
 def _meta(folder: Path, found: Multiscale, *, source: str, icc: bool) -> dict[str, Any]:
-    import numcodecs  # type: ignore[import-untyped]
+    import numcodecs
 
     meta: dict[str, Any] = {
         "reader": "omezarr with numcodecs",

@@ -9,8 +9,8 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from dhlab.atomic import is_alive, process_identity, remove, storage_errors
 from dhlab.errors import ConflictError
-from dhlab.io.atomic import is_alive, process_identity, remove, storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

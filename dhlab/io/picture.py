@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dhlab.atomic import atomic_file
 from dhlab.errors import BadFileError, BadShapeError, BadValueError
-from dhlab.io.atomic import atomic_file
 from dhlab.io.icc import apply_profile, check_profile, state_of
 from dhlab.io.pool import Stamp
 from dhlab.io.spacing import resolve_spacing

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 import dhlab.io as dio
+from dhlab.atomic import process_identity
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, ConflictError, NotFoundError, StorageError
 from dhlab.io import ownership
-from dhlab.io.atomic import process_identity
 from dhlab.io.chunks import ZarrArray
 from dhlab.io.omezarr import BandWriter, read, write
 from dhlab.io.shards import plan_layout

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dhlab import atomic
+from dhlab.atomic import atomic_file, atomic_folder, atomic_write_bytes, atomic_write_text
 from dhlab.errors import NotFoundError, StorageError
-from dhlab.io import atomic
-from dhlab.io.atomic import atomic_file, atomic_folder, atomic_write_bytes, atomic_write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +111,7 @@ def test_without_exchange_the_old_folder_comes_back_after_a_crash(
 def test_partials_of_dead_processes_go_and_of_live_ones_stay(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     script = (
-        "import os, sys\nfrom dhlab.io.atomic import atomic_file\n"
+        "import os, sys\nfrom dhlab.atomic import atomic_file\n"
         "with atomic_file(sys.argv[1]) as p:\n    p.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
@@ -165,7 +165,7 @@ def test_full_disk_is_a_storage_error(tmp_path: Path) -> None:
 def test_file_size_limit_is_a_storage_error(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys\nfrom dhlab.errors import StorageError\n"
-        "from dhlab.io.atomic import atomic_write_bytes\n"
+        "from dhlab.atomic import atomic_write_bytes\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n    atomic_write_bytes(sys.argv[1], bytes(10**6))\nexcept StorageError as e:\n    print(e)\n"
     )
