@@ -19,6 +19,7 @@ say() { printf '\033[1m%s\033[0m\n' "$*"; }
 wanted=()
 need() { command -v "$1" >/dev/null || wanted+=("$2"); }
 if [ ! -x "$python" ] && ! "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null; then wanted+=(python3 python3-venv); fi
+[ "$profile" = demo ] || need npm npm
 case $profile in
   test | dev)
     need cc gcc
@@ -48,6 +49,12 @@ trap 'rm -rf "$work"' EXIT
 # The slide comes while the packages are installed.
 bash binder/fetch_slide.sh "$python" >"$work/slide" 2>&1 &
 slide=$!
+# So is the viewer's bundle built, where its sources are newer.
+bundle=dhlab/view/static/viewer.js viewer=
+if [ "$profile" != demo ] && { [ ! -e "$bundle" ] || [ -n "$(find extensions/viewer -path '*/node_modules' -prune -o -newer "$bundle" -type f -print -quit)" ]; }; then
+  { npm ci --silent --no-audit --no-fund --prefix extensions/viewer && npm run --silent --prefix extensions/viewer build; } >"$work/viewer" 2>&1 &
+  viewer=$!
+fi
 
 if [ ! -x "$venv/bin/uv" ]; then
   "$python" -m pip install -q --disable-pip-version-check -c "$constraints" uv 2>"$work/log" || { cat "$work/log"; exit 1; }
@@ -96,6 +103,11 @@ fi
 
 wait "$slide" || say "The sample slide could not be fetched; this command tries again when you run it again."
 cat "$work/slide"
+if [ -n "$viewer" ] && ! wait "$viewer"; then
+  cat "$work/viewer"
+  say "The viewer could not be built: npm, above, says why. Everything but dh.show works; run this again."
+  exit 1
+fi
 for done in demo lab test dev; do
   touch "$venv/.ready-$done"
   [ "$done" != "$profile" ] || break
