@@ -37,7 +37,7 @@ STATIC = Path(__file__).parent / "static"
 BUILD = "npm ci --prefix extensions/viewer && npm run --prefix extensions/viewer build"
 # Beyond this many, only the largest shapes are sent to the browser.
 MAX_SHAPES = 20_000
-STILL_PX = 640
+STILL_PX = 560
 GRADIENT_STOPS = 9
 STYLE_KEYS = ("channel", "colors", "threshold", "low", "high")
 

@@ -46,6 +46,7 @@ class ViewerView {
   private keep: ReturnType<typeof setTimeout> | undefined;
   private fitted = true;
   private storing = false;
+  private following = false;
 
   constructor(private readonly model: Model, el: HTMLElement) {
     const scene = (model.get("_scene") as { layers: LayerScene[] }).layers;
@@ -95,7 +96,6 @@ class ViewerView {
 
   close(): void {
     clearTimeout(this.keep);
-    this.store();
     this.observer.disconnect();
     for (const [event, act] of this.traits) this.model.off(event, act as never);
     this.channel.close();
@@ -287,17 +287,19 @@ class ViewerView {
     const here = this.view.getResolution() ?? 1;
     const near = Math.hypot(now[0]! - world[0], now[1]! - world[1]) < here / 2;
     if (near && Math.abs(here / resolution - 1) < 1e-3 && Math.abs(this.view.getRotation() - rotation) < 1e-3) return;
+    // What was just told is not told back: a linked viewer that is being dragged would jump to where it was.
+    this.following = true;
     this.view.cancelAnimations();
     this.view.setCenter(world);
     this.view.setResolution(resolution);
     this.view.setRotation(rotation);
-    this.fitted = false;
+    this.following = false;
   }
 
   private moved(): void {
     this.fitted = false;
     clearTimeout(this.keep);
-    this.keep = setTimeout(() => this.store(), KEEP_MS);
+    if (!this.following) this.keep = setTimeout(() => this.store(), KEEP_MS);
     this.measure();
   }
 
