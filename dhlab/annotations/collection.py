@@ -615,7 +615,13 @@ class Annotations:
         return replace(self, **changes)
 
     def on(self, parent: Scan | Parent | None) -> Annotations:
-        """Return the same shapes as lying on a scan (None changes nothing)."""
+        """Return the same shapes as lying on a scan.
+
+        Parameters
+        ----------
+        parent
+            The scan, or a reference to it; None changes nothing.
+        """
         if parent is None:
             return self
         return replace(self, parent=parent.as_parent() if isinstance(parent, Scan) else parent)
@@ -669,11 +675,28 @@ class Annotations:
         return self[keep]
 
     def of_class(self, class_name: str) -> Annotations:
-        """Return the shapes of one class."""
+        """Return the shapes of one class.
+
+        Parameters
+        ----------
+        class_name
+            One of `class_names`.
+        """
         return self.where(class_name=class_name)
 
     def class_index(self, class_name: str) -> int:
-        """Return the index of a class, or raise UnknownNameError with suggestions."""
+        """Return the index of a class.
+
+        Parameters
+        ----------
+        class_name
+            One of `class_names`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such class; the message suggests one.
+        """
         if class_name not in self.class_names:
             raise UnknownNameError(
                 f"no class {class_name!r} among the annotations.{suggest(class_name, self.class_names)}"
@@ -720,7 +743,15 @@ class Annotations:
         return self[self.indices_in_window(start, size)]
 
     def indices_in_window(self, start: Sequence[float], size: Sequence[float]) -> NDArray[np.int64]:
-        """Return the sorted indices, int64, of what `in_window` returns."""
+        """Return the sorted indices, int64, of what `in_window` returns.
+
+        Parameters
+        ----------
+        start
+            First corner (y, x) in level-0 pixels.
+        size
+            Size (y, x) in level-0 pixels.
+        """
         (y, x), (height, width) = start, size
         found = self._tree.query(shapely.box(x, y, x + width, y + height), predicate="intersects")
         return np.sort(found).astype(np.int64)

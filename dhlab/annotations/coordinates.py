@@ -91,20 +91,23 @@ def _load(text: bytes, where: str) -> Any:
 def _parse(kind: str, spans: list[bytes]) -> NDArray[np.object_] | None:
     """Make geometries of one type from the text of their coordinates, all at once; None if any is unusual."""
     depth = DEPTH[kind]
-    text = b",".join(spans)
-    if any(bytes([mark]) in text for mark in MARKS):
+    # What separates points, rings, parts and items becomes the single bytes 1, 2, 3 and 4.
+    apart = MARKS[depth - 1 : depth]
+    text = apart.join(spans)
+    if text.count(apart) != len(spans) - 1 or any(bytes([mark]) in text for mark in MARKS if mark != depth):
         return None
     if any(bytes([space]) in text for space in SPACE):
-        text = text.translate(None, SPACE)
-    opening, closing = b"[" * depth, b"]" * depth
-    if not text.startswith(opening) or not text.endswith(closing):
+        spans = text.translate(None, SPACE).split(apart)
+    if {span[:depth] for span in spans} != {b"[" * depth} or {span[-depth:] for span in spans} != {b"]" * depth}:
         return None
-    text = text[depth:-depth]
-    # Separators of items, parts, rings and points become the single bytes 1, 2, 3 and 4, the outermost first.
-    for level in range(depth, 0, -1):
-        text = text.replace(b"]" * level + b"," + b"[" * level, bytes([level]))
+    text = apart.join([span[depth:-depth] for span in spans])
+    if depth > 1:
+        text = text.replace(b"],[", b"\1")
+    for level in range(2, depth):
+        if b"]" in text:
+            text = text.replace(b"]%b[" % MARKS[level - 2 : level - 1], MARKS[level - 1 : level])
     values = np.frombuffer(text, np.uint8)
-    places = np.flatnonzero((values <= 4) | (values == 44))
+    places = np.flatnonzero(values < 45)  # marks and commas; a plus sign too, which is left to the slow way
     marks = values[places]
     if len(places) % 2 != 1 or (marks[0::2] != 44).any() or (marks[1::2] > 4).any():
         return None

@@ -254,10 +254,9 @@ def _measurements(
     columns: dict[str, NDArray[np.float64]] = {}
     names = set(chain.from_iterable(given)) if set(map(type, given)) == {dict} else set()
     if names and {len(m) for m in given} == {len(names)}:
-        rows = [list(map(m.__getitem__, given[0])) for m in given]
-        if set(map(type, chain.from_iterable(rows))) <= {int, float, type(None)}:
-            table = np.array(rows, float)
-            columns = {name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(given[0])}
+        every = {key: values_of(given, key) for key in given[0]}
+        if all(set(map(type, values)) <= {int, float, type(None)} for values in every.values()):
+            columns = {key: np.array(values, float) for key, values in every.items()}
             return columns, columns.pop("score", np.full(len(properties), np.nan))
     for row, measured in enumerate(given):
         if not measured:

@@ -139,30 +139,46 @@ def read_parquet(path: str | os.PathLike[str]) -> Iterator[Annotations]:
 
 def _annotations(batch: Any, column: str, own: dict[str, Any]) -> Annotations:
     def texts(name: str) -> NDArray[np.object_]:
-        return _objects(batch.column(name).to_pylist()) if name in batch.schema.names else np.empty(0, object)
+        given = batch.column(name) if name in batch.schema.names else None
+        # An empty column stands for one without entries.
+        return np.empty(0, object) if given is None or given.null_count == len(given) else _objects(given.to_pylist())
 
     def numbers(name: str) -> NDArray[np.float64]:
-        return np.array(batch.column(name).to_numpy(zero_copy_only=False), np.float64)
+        given = batch.column(name) if name in batch.schema.names else None
+        if given is None or given.null_count == len(given):
+            return np.full(len(batch), np.nan)
+        return np.array(given.cast("float64").to_numpy(zero_copy_only=False), np.float64)
 
-    names: list[str] = list(own.get("class_names", ()))
-    found = texts("class").tolist() or [None] * len(batch)
-    names += [name for name in dict.fromkeys(found) if name is not None and name not in names]
-    index = {name: i for i, name in enumerate(names)} | {None: -1}
-    extras = [None if e is None else json.loads(e) for e in texts("extras").tolist()]
+    classes, names = _classes(batch, tuple(own.get("class_names", ())))
     return Annotations(
         geometries=shapely.from_wkb(_objects(batch.column(column).to_pylist())),
-        classes=np.array([index[name] for name in found], np.int32),
-        class_names=tuple(names),
+        classes=classes,
+        class_names=names,
         class_colors=tuple(map(tuple, own.get("class_colors", ()))),
-        scores=numbers("score") if "score" in batch.schema.names else np.empty(0),
+        scores=numbers("score"),
         ids=texts("id") if own else np.empty(0, object),
-        extras=_objects(extras),
+        extras=_objects([None if e is None else json.loads(e) for e in texts("extras").tolist()]),
         measurements={
             name.removeprefix(MEASUREMENT): numbers(name) for name in batch.schema.names if name.startswith(MEASUREMENT)
         },
         parent=_parent(own),
         **({field: texts(name) for name, field in TEXTS.items()} if own else {}),
     )
+
+
+def _classes(batch: Any, known: tuple[str, ...]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Return the class of every row, and the names: the file's own first, then others as they come."""
+    import pyarrow as pa
+
+    if "class" not in batch.schema.names:
+        return np.full(len(batch), -1, np.int32), known
+    column = batch.column("class")
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    found = [str(name) for name in column.dictionary.to_pylist()]
+    names = known + tuple(name for name in dict.fromkeys(found) if name not in known)
+    place = np.array([*(names.index(name) for name in found), -1], np.int32)
+    return place[column.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)], names
 
 
 def _parent(own: dict[str, Any]) -> Parent | None:
