@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from dhlab.errors import BadFileError, BadShapeError
 from dhlab.io.pool import run_all
+from dhlab.io.tilecache import TILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "Plane", "TileLevel", "TileSource", "blocks_of", "read_key"]
 
-# A stored tile larger than this (a picture in one strip) is kept after decoding: windows would decode it again.
-KEEP_PIXELS = 4_000_000
 _scratch = threading.local()
 
 
@@ -85,7 +85,7 @@ class Layout:
     planes: tuple[Plane, ...] = field(repr=False)
     decoders: tuple[Decoder, ...] = field(repr=False)
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int, int]:
         """Number of tiles along y and x."""
         return -(-self.size[0] // self.tile[0]), -(-self.size[1] // self.tile[1])
@@ -137,10 +137,13 @@ class TileLevel:
         self.shape: tuple[int, ...] = layout.shape
         self.dtype: np.dtype[Any] = layout.dtype
         self.tile: tuple[int, int] = layout.tile
-        self._kept: tuple[tuple[int, int], NDArray[Any]] | None = None
+        self._identity = object()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None}
+        return {key: value for key, value in self.__dict__.items() if key != "_identity"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_identity": object()}
 
     def __repr__(self) -> str:
         return f"TileLevel {self.number} of {self.source.name!r}: {self.shape} {self.dtype}, tiles of {self.tile}"
@@ -256,7 +259,14 @@ class TileLevel:
             if pixels is not window:
                 self._place(pixels, (top, left), (bottom, right), jobs)
             return
-        self._place(self._decode(layout, key, None), (top, left), (bottom, right), jobs)
+        # What these windows leave unread of a tile, the next ones are likely to want.
+        leftover = (
+            min(y for _, y, _, _ in jobs) > top
+            or min(x for _, _, x, _ in jobs) > left
+            or max(y + window.shape[0] for _, y, _, window in jobs) < bottom
+            or max(x + window.shape[1] for _, _, x, window in jobs) < right
+        )
+        self._place(self._decode(layout, key, None, keep=leftover), (top, left), (bottom, right), jobs)
 
     def _place(
         self,
@@ -268,8 +278,11 @@ class TileLevel:
         """Copy one decoded tile to every window that needs a part of it."""
         (top, left), (bottom, right) = low, high
         for _, y, x, window in jobs:
-            y0, y1 = max(y, top), min(y + window.shape[0], bottom)
-            x0, x1 = max(x, left), min(x + window.shape[1], right)
+            rows, columns = window.shape[:2]
+            y0 = max(top, y)
+            x0 = max(left, x)
+            y1 = min(bottom, y + rows)
+            x1 = min(right, x + columns)
             target = window[y0 - y : y1 - y, x0 - x : x1 - x]
             if pixels is None:
                 target[...] = self.fill
@@ -280,12 +293,14 @@ class TileLevel:
                 target = target[: part.shape[0], : part.shape[1]]
             target[...] = part if target.ndim == 3 else part[..., 0]
 
-    def _decode(self, layout: Layout, key: tuple[int, int], window: NDArray[Any] | None) -> NDArray[Any] | None:
+    def _decode(
+        self, layout: Layout, key: tuple[int, int], window: NDArray[Any] | None, *, keep: bool = False
+    ) -> NDArray[Any] | None:
         """Return a tile's pixels ``(height, width, channels)``, `window` itself if it took them, None if not stored."""
         plane, index = key
-        kept = self._kept
-        if kept is not None and kept[0] == key:
-            return kept[1]
+        known = TILES.get((self._identity, key))
+        if known is not None:
+            return known
         offsets, counts = layout.planes[plane].table()
         if index >= len(offsets) or index >= len(counts):
             raise self._damaged(layout, key, f"the file lists {min(len(offsets), len(counts))} tiles only")
@@ -293,7 +308,8 @@ class TileLevel:
             return None
         into = window
         if into is None or into.dtype != layout.dtype or not into.flags.c_contiguous:
-            into = _scratch_array((*layout.tile, layout.channels), layout.dtype)
+            shape = (*layout.tile, layout.channels)
+            into = np.empty(shape, layout.dtype) if keep else _scratch_array(shape, layout.dtype)
         try:
             data = self.source.fetch(int(offsets[index]), int(counts[index]))
             decoder = layout.decoders[plane if len(layout.decoders) > 1 else 0]
@@ -306,8 +322,8 @@ class TileLevel:
         if pixels.ndim != 3 or pixels.shape[2] != layout.channels:
             raise self._damaged(layout, key, f"it decodes to shape {pixels.shape}")
         self.source.finish(pixels)
-        if math.prod(layout.tile) > KEEP_PIXELS:
-            self._kept = key, pixels.copy()
+        if keep:
+            TILES.put((self._identity, key), pixels)
         if into is not window or not np.may_share_memory(pixels, window):
             return pixels
         return window if pixels.shape[:2] == window.shape[:2] else pixels.copy()

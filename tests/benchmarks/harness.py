@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import statistics
@@ -51,6 +52,8 @@ THREAD_VARIABLES = (
     "VIPS_CONCURRENCY",
 )
 PINNED = "DHLAB_BENCH_PINNED"
+LEAST_ROUND_S = 0.02
+MOST_CALLS = 10_000
 SCALE = {"s": 1.0, "ms": 1e3, "µs": 1e6}
 
 
@@ -131,16 +134,19 @@ class Bench:
             if peer.check is not None and peer.name in results:
                 peer.check(results["dhlab"], results[peer.name])
         results.clear()
+        # A short call is timed many times in a row: alone it would measure cold caches and the clock.
+        calls = {name: _calls(run, sync) for name, run in runners.items()}
         clock = time.process_time if self.arguments.clock == "cpu" else time.perf_counter
         seconds: dict[str, list[float]] = {name: [] for name in runners}
         for _ in range(self.arguments.rounds):
             for name, run in runners.items():
                 gc.collect()
                 begin = clock()
-                run()
+                for _ in range(calls[name]):
+                    run()
                 if sync is not None:
                     sync()
-                seconds[name].append(max(clock() - begin, 1e-9))
+                seconds[name].append(max(clock() - begin, 1e-9) / calls[name])
         for peer in peers or [Peer("", lambda: ours)]:
             self.record(
                 case,
@@ -305,6 +311,15 @@ def _pin(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def _calls(run: Callable[[], Any], sync: Callable[[], None] | None) -> int:
+    """Return how many calls in a row make a round long enough to time."""
+    begin = time.perf_counter()
+    run()
+    if sync is not None:
+        sync()
+    return max(1, min(MOST_CALLS, math.ceil(LEAST_ROUND_S / max(time.perf_counter() - begin, 1e-9))))
 
 
 def _value(seconds: float, work: float, unit: str) -> float:

@@ -18,7 +18,7 @@ import pytest
 import dhlab.io as dio
 from dhlab import env, phantoms
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, DHLabError, NotFoundError, StorageError
-from dhlab.io import tilelevel
+from dhlab.io import tilecache, tilelevel
 from dhlab.io.jpeg import JpegDecoder
 from dhlab.io.openslide import read as read_with_openslide
 from dhlab.scan import Scan, halve
@@ -108,6 +108,35 @@ class TestPixels:
         )
         dio.open(slide).read_many([(y, x) for y in range(64, 600, 64) for x in range(64, 600, 32)], (128, 128))
         assert len(decoded) == len(set(decoded)) == 36
+
+    def test_tiles_at_the_seam_of_two_batches_are_kept(self, slide, monkeypatch):
+        decoded = []
+        plain = JpegDecoder.decode
+
+        def counted(self, data, index, into):
+            decoded.append(index)
+            return plain(self, data, index, into)
+
+        monkeypatch.setattr(JpegDecoder, "decode", counted)
+        scan = dio.open(slide)
+        whole = scan.levels[0].shape
+        for y in range(50, 900, 128):
+            windows = scan.read_many([(y, x) for x in range(50, 1100, 128)], (128, 128))
+        assert len(decoded) == len(set(decoded)), whole
+        assert np.array_equal(windows[0], dio.open(slide).levels[0][y : y + 128, 50:178])
+
+    def test_kept_tiles_stay_within_their_bounds(self):
+        cache = tilecache.TileCache(1000)
+        for number in range(50):
+            cache.put(number, np.zeros(300, np.uint8))
+        assert cache.bytes <= 1000
+        assert cache.get(49) is not None
+        assert cache.get(0) is None
+        cache.put("large", np.zeros(5000, np.uint8))
+        assert cache.get("large") is not None
+        assert cache.get(49) is None
+        cache.put("large", np.zeros(5000, np.uint8))
+        assert cache.bytes == 5000
 
     def test_aligned_tiles_go_straight_into_the_callers_array(self, slide, monkeypatch):
         monkeypatch.setattr(tilelevel, "_scratch_array", lambda *a: pytest.fail("a copy was made"))
