@@ -117,7 +117,7 @@ def write_geojson(
 def read_geojson_chunks(
     source: str | bytes | os.PathLike[str], *, offset: Sequence[float] = (0.0, 0.0), strict: bool = False
 ) -> Iterator[Annotations]:
-    """Read GeoJSON of any size in chunks of some ten thousand features, with flat memory.
+    """Read GeoJSON of any size in chunks of some thousand features, with flat memory.
 
     Parameters
     ----------

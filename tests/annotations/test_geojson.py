@@ -270,7 +270,7 @@ def annotations(draw: st.DrawFn) -> Annotations:
 
 
 @settings(max_examples=120, deadline=None)
-@given(annotations(), st.sampled_from([1 << 23, 600, 64]))
+@given(annotations(), st.sampled_from([1 << 20, 600, 64]))
 def test_nothing_is_lost_in_a_round_trip(zones: Annotations, block: int) -> None:
     text = geojson_bytes(zones)
     json.loads(text)
@@ -413,7 +413,7 @@ def test_empty_collections_are_fine() -> None:
 def test_every_truncation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     zones = Annotations.from_geometries([shapely.box(i, 0, i + 1, 1) for i in range(5)], "a", scores=0.5)
     text = geojson_bytes(zones).rstrip()
-    for block in (1 << 23, 100):
+    for block in (1 << 20, 100):
         monkeypatch.setattr(scanning, "BLOCK", block)
         for length in range(1, len(text), 3):
             with pytest.raises(BadFileError):
@@ -429,7 +429,7 @@ def test_damage_is_an_error_or_harmless(data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(text) - 1))
         text[place] = data.draw(st.sampled_from(list(b'[]{},:"\\0.e-\x01\x02\xff')))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scanning, "BLOCK", data.draw(st.sampled_from([1 << 23, 200])))
+        patch.setattr(scanning, "BLOCK", data.draw(st.sampled_from([1 << 20, 200])))
         try:
             zones = Annotations.from_geojson(bytes(text))
         except (BadFileError, DHLabWarning):  # tests turn warnings into errors
