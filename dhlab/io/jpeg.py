@@ -74,7 +74,7 @@ class JpegDecoder:
         Returns
         -------
         ndarray
-            The pixels at the start of `into`'s memory; smaller where the file stores a cut tile.
+            `into`, or an array over the start of its memory where the file stores a cut tile.
 
         Raises
         ------
@@ -84,9 +84,9 @@ class JpegDecoder:
         stream = b"".join((self.header, memoryview(data)[2:]))
         if self.factor == 1:
             return self._decode(stream, into)
-        wanted = self.tile[0] // self.factor, self.tile[1] // self.factor
-        pixels = self._decode(stream, into, min_height=wanted[0], min_width=wanted[1])
-        if pixels.shape[:2] == wanted:
+        height, width = self.tile[0] // self.factor, self.tile[1] // self.factor
+        pixels = self._decode(stream, into, min_height=height, min_width=width)
+        if pixels is into or pixels.shape[:2] == (height, width):
             return pixels
         # A tile cut at the edge of the image is smaller than the others, so its scale was chosen too large.
         height, width = simplejpeg.decode_jpeg_header(stream)[:2]
@@ -95,9 +95,10 @@ class JpegDecoder:
 
     def _decode(self, stream: bytes, into: NDArray[Any], **size: int) -> NDArray[Any]:
         try:
-            return simplejpeg.decode_jpeg(stream, self.colour, buffer=into, **size)
+            pixels = simplejpeg.decode_jpeg(stream, self.colour, buffer=into, **size)
         except ValueError as error:
             # Scanners leave stray bytes before a marker; the pixels are whole.
             if "extraneous bytes" not in str(error):
                 raise
-            return simplejpeg.decode_jpeg(stream, self.colour, buffer=into, strict=False, **size)
+            pixels = simplejpeg.decode_jpeg(stream, self.colour, buffer=into, strict=False, **size)
+        return into if pixels.shape == into.shape else pixels

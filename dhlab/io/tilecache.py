@@ -38,6 +38,8 @@ class TileCache:
 
     def get(self, key: Hashable) -> NDArray[Any] | None:
         """Return a tile, or None."""
+        if key not in self._tiles:
+            return None
         with self._lock:
             pixels = self._tiles.get(key)
             if pixels is not None:

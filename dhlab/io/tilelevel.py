@@ -324,7 +324,7 @@ class TileLevel:
         self.source.finish(pixels)
         if keep:
             TILES.put((self._identity, key), pixels)
-        if into is not window or not np.may_share_memory(pixels, window):
+        if pixels is into or into is not window or not np.may_share_memory(pixels, window):
             return pixels
         return window if pixels.shape[:2] == window.shape[:2] else pixels.copy()
 
