@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo lab test bench lint clean
 bin := .venv/bin
+# Cores are often shared: threads that wait for one another sleep instead of spinning.
+export OMP_WAIT_POLICY ?= passive
 notebook ?= notebooks/00_first_slide.ipynb
 # For instance: make bench args="--json rows.jsonl"
 args ?=

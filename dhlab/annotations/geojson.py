@@ -17,8 +17,8 @@ import shapely
 from dhlab.annotations.collection import RGB, Annotations, tell
 from dhlab.annotations.coordinates import DEPTH, dumps, object_array
 from dhlab.annotations.features import flatten, moved, to_annotations
-from dhlab.annotations.output import written_beside
 from dhlab.annotations.scanner import feature_blocks, opened, without_collector
+from dhlab.atomic import atomic_file
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def write_geojson(
     """
     target = Path(path).expanduser()
     chunks = [annotations] if isinstance(annotations, Annotations) else annotations
-    with written_beside(target) as partial, partial.open("wb") as raw:
+    with atomic_file(target) as partial, partial.open("wb") as raw:
         if target.suffix == ".gz":
             # No name and no time inside, so the same annotations give the same bytes.
             with gzip.GzipFile("", "wb", 4, raw, mtime=0) as file:

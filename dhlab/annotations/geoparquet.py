@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 
 from dhlab.annotations.collection import Annotations
-from dhlab.annotations.output import written_beside
+from dhlab.atomic import atomic_file
 from dhlab.errors import BadFileError, NotFoundError
 from dhlab.scan import Parent
 
@@ -76,7 +76,7 @@ def write_parquet(path: str | os.PathLike[str], annotations: Annotations) -> Pat
         *(pa.field(MEASUREMENT + name, pa.float64()) for name in annotations.measurements),
     ]
     schema = pa.schema(columns, metadata={"geo": json.dumps(geo), "dhlab": json.dumps(own)})
-    with written_beside(target) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with atomic_file(target) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for first in range(0, len(annotations), ROWS):
             part = annotations[first : first + ROWS]
             box = part.bounds

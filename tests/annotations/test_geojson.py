@@ -447,7 +447,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match="cannot read"):
         Annotations.from_geojson(tmp_path)
     zones = Annotations.from_geometries(shapely.Point(0, 0))
-    with pytest.raises(NotFoundError, match="make it first"):
+    with pytest.raises(NotFoundError, match="Make it first"):
         zones.to_geojson(tmp_path / "no" / "a.geojson")
     (tmp_path / "file").write_text("")
     with pytest.raises((StorageError, NotFoundError)):

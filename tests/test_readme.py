@@ -1,0 +1,44 @@
+"""The README shows what was measured, and its pictures and links are there."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_table_is_the_stored_rows() -> None:
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "tests" / "benchmarks" / "readme_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = module.read_rows()
+    assert rows
+    assert module.insert(TEXT, module.make_table(rows)) == TEXT, "run python tests/benchmarks/readme_table.py"
+
+
+def test_pictures_and_links_exist() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_the_code_names_public_things() -> None:
+    import dhlab as dh
+
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    used = {n.attr for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
+    names = {name for name in used if name in dh.__all__}
+    assert {"open", "load_model", "predict", "Annotations", "show"} <= names
+
+
+def test_the_two_commands_stand_on_the_first_screen() -> None:
+    first = "\n".join(TEXT.splitlines()[:40])
+    assert "make demo" in first
+    assert "make test" in first
