@@ -68,7 +68,7 @@ class Peer:
     make
         Imports the peer, prepares it and returns the function to time; an ImportError marks the peer as absent.
     goal
-        The issue's number: how many times better ours should be (or which share of a physical limit).
+        The goal: how many times better ours should be (or which share of a physical limit).
     package
         Distribution whose version is recorded; else none.
     check

@@ -21,18 +21,23 @@ def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
 
 
 def make_table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table: ratios first, they are what a reader can carry to another machine."""
-    lines = [
-        "| what | ours | peer | times better | goal |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """Return the rows that have a goal as a Markdown table, missed goals among them.
+
+    Parameters
+    ----------
+    rows
+        What the benchmarks wrote.
+    """
+    rows = [row for row in rows if row["goal"] is not None]
+    lines = ["| what | ours | peer | ratio | goal |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         ours, peer = (f"{row[key]:,.3g} {row['unit']}" for key in ("ours", "peer"))
-        goal = "" if row["goal"] is None else f"{row['goal']:g}"
+        ratio = f"**{row['ratio']:.2f}**" if row["ratio"] >= row["goal"] else f"{row['ratio']:.2f} (missed)"
         name = f"{row['benchmark']}: {row['case']}"
-        lines.append(f"| {name} | {ours} | {row['peer_name']}, {peer} | **{row['ratio']:.3g}** | {goal} |")
+        lines.append(f"| {name} | {ours} | {row['peer_name']}, {peer} | {ratio} | {row['goal']:g} |")
     device, threads = rows[0]["device"], rows[0]["threads"]
-    return "\n".join([*lines, "", f"Measured side by side on {device}, {threads} thread(s), by `make bench`."])
+    said = f"Ratio: how many times better. Side by side on one {device} core ({threads} thread), by `make bench`."
+    return "\n".join([*lines, "", said])
 
 
 def insert(text: str, table: str) -> str:
