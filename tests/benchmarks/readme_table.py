@@ -31,13 +31,17 @@ def make_table(rows: list[dict[str, Any]]) -> str:
     rows = [row for row in rows if row["goal"] is not None]
     lines = ["| what | ours | peer | ratio | goal |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
-        ours, peer = (f"{row[key]:,.3g} {row['unit']}" for key in ("ours", "peer"))
+        ours, peer = (f"{_short(row[key])} {row['unit']}" for key in ("ours", "peer"))
         ratio = f"**{row['ratio']:.2f}**" if row["ratio"] >= row["goal"] else f"{row['ratio']:.2f} (missed)"
         name = f"{row['benchmark']}: {row['case']}"
         lines.append(f"| {name} | {ours} | {row['peer_name']}, {peer} | {ratio} | {row['goal']:g} |")
     device, threads = rows[0]["device"], rows[0]["threads"]
     said = f"Ratio: how many times better. Side by side on one {device} core ({threads} thread), by `make bench`."
     return "\n".join([*lines, "", said])
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def insert(text: str, table: str) -> str:
