@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--threshold", type=float, default=0.5, help="score that makes a region (%(default)s)")
     predict.add_argument("--device", help="cpu, cuda, cuda:1 … (a GPU if there is one)")
     predict.add_argument("--restart", action="store_true", help="do not continue a killed run")
+    predict.add_argument("--overwrite", action="store_true", help="replace what another run left at the output")
 
     report = add("report", _report, "Write one HTML page with the scan, its heat map and its annotations.", scan)
     report.add_argument("--heat", type=Path, help="heat map, .ome.zarr")
@@ -183,6 +184,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
         within=None if options.everywhere else find_tissue(scan),
         out=options.out,
         resume=not options.restart,
+        overwrite=options.overwrite,
         device=options.device,
         progress=not options.quiet,
     )

@@ -86,8 +86,9 @@ def run_demo(out: Path, *, epochs: int | None = None, progress: bool = True) -> 
         package = export(model, out / "package", overwrite=True)
         say(f"packaged and checked: {package}")
 
+        store = out / "heat.ome.zarr"
         heat = predict(
-            load_model(package), slide, within=tissue, overlap=0.5, out=out / "heat.ome.zarr", progress=progress
+            load_model(package), slide, within=tissue, overlap=0.5, out=store, overwrite=True, progress=progress
         )
         say(f"heat map: {heat.meta['stages']}")
         zones = Annotations.concat(

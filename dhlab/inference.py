@@ -11,6 +11,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dhlab.errors import BadShapeError, BadValueError, DHLabWarning
+from dhlab.errors import BadShapeError, BadValueError, ConflictError, DHLabWarning
 from dhlab.grid import TileGrid
 from dhlab.io import open as _open
 from dhlab.kernels.blend import accumulate_windows, gaussian_weights, resolve_scores
@@ -58,6 +59,7 @@ def predict(
     batch_size: int | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     device: str | None = None,
     progress: bool = True,
 ) -> Scan:
@@ -83,6 +85,8 @@ def predict(
         Where to write the heat map as it is made, ``….ome.zarr``; None keeps it in memory, up to 2 GiB.
     resume
         Continue a run that was killed, if it was the same; False starts over.
+    overwrite
+        Replace what another run left at `out`, finished or not.
     device
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is a GPU if there is one.
     progress
@@ -118,7 +122,8 @@ def predict(
                 stacklevel=2,
             )
         fields = _heatmap_fields(card, scan, plan)
-        with _open_sink(model, scan, plan, out=out, resume=resume, fields=fields) as sink, _ready(model, where):
+        keep = {"resume": resume, "overwrite": overwrite}
+        with _open_sink(model, scan, plan, out=out, keep=keep, fields=fields) as sink, _ready(model, where):
             stages = _Run(model, Tiles(scan, plan.grid), plan, sink, where).go(shown=progress)
             heat = sink.finish()
         facts |= {"tiles": stages["tiles"], "seconds": stages["seconds"]}
@@ -227,13 +232,21 @@ class _Memory:
 class _Store:
     """A heat map on disk: what is there of the same run already counts."""
 
-    def __init__(self, path: Path, *, resume: bool, fingerprint: dict[str, Any], **fields: Any) -> None:
+    def __init__(
+        self, path: Path, *, resume: bool, overwrite: bool, fingerprint: dict[str, Any], **fields: Any
+    ) -> None:
         from dhlab.io.omezarr import BandWriter
 
         self.path = path
         self.writer = None
         if not (resume and path.exists() and _open(path).meta.get("fingerprint") == fingerprint):
-            self.writer = BandWriter.create(path, resume=resume, fingerprint=fingerprint, **fields)
+            create = partial(BandWriter.create, path, overwrite=overwrite, fingerprint=fingerprint, **fields)
+            try:
+                self.writer = create(resume=resume)
+            except ConflictError:
+                if not (resume and overwrite):
+                    raise
+                self.writer = create(resume=False)
         self.band_height = self.writer.band_height if self.writer else 1
         self.bands = self.writer.bands if self.writer else 0
         self.done = self.writer.done if self.writer else frozenset[int]()
@@ -489,7 +502,13 @@ def _heatmap_fields(card: ModelCard, scan: Scan, plan: _Plan) -> dict[str, Any]:
 
 @contextmanager
 def _open_sink(
-    model: Model, scan: Scan, plan: _Plan, *, out: str | os.PathLike[str] | None, resume: bool, fields: dict[str, Any]
+    model: Model,
+    scan: Scan,
+    plan: _Plan,
+    *,
+    out: str | os.PathLike[str] | None,
+    keep: dict[str, bool],
+    fields: dict[str, Any],
 ) -> Iterator[_Sink]:
     axes = "c" + scan.window_axes
     shape = (len(model.card.classes), *plan.shape)
@@ -506,7 +525,7 @@ def _open_sink(
     if not path.name.lower().endswith(".zarr"):
         raise BadValueError(f"out={path.name!r}; expected a name ending in .ome.zarr. save() converts it afterwards.")
     made_with = _fingerprint(model, scan, plan)
-    store = _Store(path, resume=resume, fingerprint=made_with, shape=shape, axes=axes, dtype=np.uint8, **fields)
+    store = _Store(path, fingerprint=made_with, shape=shape, axes=axes, dtype=np.uint8, **keep, **fields)
     try:
         yield store
     finally:

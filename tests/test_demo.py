@@ -68,6 +68,14 @@ def test_the_ledger_reaches_production(results: tuple[Path, dict[str, object]]) 
     assert rows["time to model in production"]["reached"]
 
 
+def test_a_second_run_replaces_the_first(tmp_path: Path) -> None:
+    first = run_demo(tmp_path, epochs=1, progress=False)
+    second = run_demo(tmp_path, epochs=2, progress=False)
+    assert first["mean Dice"] != second["mean Dice"]
+    assert len(list((tmp_path / "ledger").iterdir())) == 2
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
 def test_the_package_predicts_from_the_command_line(
     results: tuple[Path, dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

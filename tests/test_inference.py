@@ -389,6 +389,10 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
         predict(model, scan, overlap=0.5, out=out, progress=False)
     with pytest.raises(ConflictError, match="exists"):
         predict(model, scan, out=out, resume=False, progress=False)
+    other = predict(model, scan, overlap=0.5, out=out, overwrite=True, progress=False)
+    assert other.meta["stages"]["tiles"] > first.meta["stages"]["tiles"]
+    np.testing.assert_array_equal(heat_of(open_scan(out)), heat_of(predict(model, scan, overlap=0.5, progress=False)))
+    assert predict(model, scan, overlap=0.5, out=out, overwrite=True, progress=False).meta["stages"]["tiles"] == 0
 
 
 class Interrupted(Place):
@@ -445,7 +449,8 @@ def test_another_run_is_not_continued(tmp_path: Path, change: str) -> None:
         arguments["within"] = Scan.from_array(np.eye(40, dtype=np.uint8), "yx", spacing=30.0, kind="mask")
     with pytest.raises(ConflictError, match="resume=False"):
         predict(model, Scan.from_array(array, "yxc"), out=out, **arguments)
-    fresh = predict(model, Scan.from_array(array, "yxc"), out=out, resume=False, **arguments)
+    anew = {"overwrite": True} if change == "weights" else {"resume": False}
+    fresh = predict(model, Scan.from_array(array, "yxc"), out=out, **anew, **arguments)
     memory = predict(model, Scan.from_array(array, "yxc"), **arguments)
     np.testing.assert_array_equal(heat_of(fresh), heat_of(memory))
 
