@@ -104,9 +104,7 @@ def picture_strip(scan: Scan, *, tissue: Scan, heat: Scan, annotations: Annotati
         ``(height, width, 3)`` uint8.
     """
     layers = ((), (tissue.replace(name="tissue"),), (_as_labels(heat, _winner(heat)),), (annotations,))
-    pictures = [compose(scan, *overlays, max_px=WIDE) for overlays in layers]
-    gap = np.full((pictures[0].shape[0], 8, 3), 255, np.uint8)
-    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
+    return _side_by_side([compose(scan, *overlays, max_px=WIDE) for overlays in layers])
 
 
 def encode_picture(picture: NDArray[np.uint8]) -> bytes:
@@ -155,12 +153,11 @@ def _show_heat(scan: Scan, heat: Scan) -> Report:
                 "mean score there": float(scores.mean()) / top if scores.size else math.nan,
             }
         )
+    classes = compose(scan, _as_labels(heat, winner), max_px=WIDE)
+    scores = _side_by_side([compose(scan, _only(heat, index), max_px=NARROW) for index in range(len(heat.channels))])
     figures = [
-        Figure(encode_picture(compose(scan, _as_labels(heat, winner), max_px=WIDE)), "Class with the highest score.")
-    ]
-    figures += [
-        Figure(encode_picture(compose(scan, _only(heat, index), max_px=NARROW)), f"Score of {name}, from 0 to 1.")
-        for index, name in enumerate(heat.channels)
+        Figure(encode_picture(classes), "Class with the highest score."),
+        Figure(encode_picture(scores), f"Scores of {', '.join(heat.channels)}, from 0 to 1."),
     ]
     stages = dict(heat.meta.get("stages", {}))
     advice = [str(stages.pop("advice"))] if "advice" in stages else []
@@ -168,6 +165,11 @@ def _show_heat(scan: Scan, heat: Scan) -> Report:
     return Report(
         title="Heat map", figures=figures, tables={"Areas": areas, "Where the time went": clock}, notes=advice
     )
+
+
+def _side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    gap = np.full((pictures[0].shape[0], 8, 3), 255, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
 
 
 def _winner(heat: Scan) -> NDArray[np.uint8]:

@@ -231,12 +231,12 @@ def _entries(scan: Scan, style: Style | None) -> list[_Entry]:
     if scan.kind == "labels":
         return [_Entry(name, class_color(i)) for i, name in enumerate(names)]
     if scan.kind == "heatmap":
-        display = default_display(scan)
         if style.channel is None and len(names) > 1:
             return [_Entry(n, class_color(i)) for i, n in enumerate(names) if n.lower() != "background"]
         channel = style.channel or 0
         name = names[channel] if names else scan.name
-        return [_Entry(name, class_color(channel), style.colors, display.low, display.high)]
+        display, one = default_display(scan), 255 if scan.dtype == np.uint8 else 1  # uint8 stores a score of 1 as 255
+        return [_Entry(name, class_color(channel), style.colors, display.low / one, display.high / one)]
     return []
 
 
