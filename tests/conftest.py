@@ -55,3 +55,15 @@ def nan_poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture(scope="session")
+def skin_slide() -> Path:
+    """Return the real slide that the set-up provides, CMU-1-Small-Region.svs."""
+    from dhlab.errors import NotFoundError
+    from dhlab.samples import sample_path
+
+    try:
+        return sample_path("skin-slide")
+    except NotFoundError as error:
+        pytest.skip(str(error))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dhlab import env, phantoms
+from dhlab import phantoms
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.grid import TileGrid
 from dhlab.scan import Scan
@@ -238,20 +238,17 @@ def test_refuses_what_it_cannot_do():
         tissue_mask(np.zeros(5, np.uint8))
 
 
-def real_slide() -> np.ndarray:
-    folder = env.data_folder()
-    path = folder / "wsi-cmu1-small-region" / "CMU-1-Small-Region.svs" if folder else None
-    if path is None or not path.is_file():
-        pytest.skip("no real slide; set DHLAB_DATA")
+@pytest.fixture
+def overview(skin_slide) -> np.ndarray:
     import openslide
 
-    with openslide.OpenSlide(path) as slide:
+    with openslide.OpenSlide(skin_slide) as slide:
         region = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
     return cv2.resize(region, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
 
 
-def test_real_slide_against_places_seen_by_eye():
-    image = real_slide()
+def test_real_slide_against_places_seen_by_eye(overview):
+    image = overview
     height, width = image.shape[:2]
     mask = tissue_mask(image, min_area=400, max_hole=400)
     for y, x in [(0.45, 0.53), (0.75, 0.55), (0.92, 0.30), (0.93, 0.55), (0.36, 0.22), (0.85, 0.77)]:
@@ -263,8 +260,8 @@ def test_real_slide_against_places_seen_by_eye():
     assert 0.33 < mask.mean() < 0.45
 
 
-def test_real_slide_with_uneven_light_and_a_rim_stays_the_same():
-    image = real_slide()
+def test_real_slide_with_uneven_light_and_a_rim_stays_the_same(overview):
+    image = overview
     plain = tissue_mask(image, min_area=400, max_hole=400)
     inside = np.s_[40:-40, 40:-40]
     spoiled = tissue_mask(phantoms.draw_rim(shade(image), width=20), min_area=400, max_hole=400)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dhlab import env
 from dhlab.display import class_color
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -276,15 +275,11 @@ def test_a_damaged_tile_is_told_and_the_viewer_lives(open_cell, watch) -> None:
     assert watch.errors == []
 
 
-def test_a_real_slide_with_predicted_like_heat_and_regions(open_cell, watch) -> None:
-    folder = env.data_folder()
-    path = folder / "wsi-cmu1-small-region" / "CMU-1-Small-Region.svs" if folder else None
-    if path is None or not path.exists():
-        pytest.skip("needs the slide CMU-1-Small-Region.svs in DHLAB_DATA")
+def test_a_real_slide_with_predicted_like_heat_and_regions(open_cell, watch, skin_slide) -> None:
     cell = open_cell(
         f"""
 import dhlab as dh, numpy as np
-slide = dh.open({str(path)!r})
+slide = dh.open({str(skin_slide)!r})
 small = slide.thumbnail(740).astype(float)
 dark = np.clip((235 - small.mean(-1)) / 80, 0, 1).astype(np.float32)
 spacing = tuple(n * s / m for n, s, m in zip(slide.shape, slide.spacing, dark.shape))

@@ -183,3 +183,26 @@ def test_unknown_suffix_and_senseless_tile_when_saving(tmp_path):
 def test_name_is_the_files_unless_given(slide):
     assert dio.open(slide).name == "a"
     assert dio.open(slide, name="case 7").name == "case 7"
+
+
+def test_an_installed_package_adds_a_reader(tmp_path, monkeypatch):
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dhlab.readers]\n.acme = acme_reader:read\n")
+    (tmp_path / "acme_reader.py").write_text(
+        "import numpy as np\n"
+        "from dhlab import Scan\n"
+        "def read(path, *, spacing, icc, series):\n"
+        "    pixels = np.frombuffer(path.read_bytes(), np.uint8).reshape(2, 3)\n"
+        "    return Scan.from_array(pixels, 'yx', spacing=spacing or 1.0)\n"
+    )
+    (tmp_path / "scan.acme").write_bytes(bytes(range(6)))
+    monkeypatch.syspath_prepend(tmp_path)
+    dio._readers.cache_clear()
+    try:
+        scan = dio.open(tmp_path / "scan.acme", spacing=2)
+        assert scan.levels[0][1, 2] == 5
+        assert (scan.name, scan.spacing) == ("scan", (2.0, 2.0))
+    finally:
+        dio._readers.cache_clear()

@@ -38,12 +38,8 @@ def slide(tissue, tmp_path_factory):
 
 
 @pytest.fixture
-def real():
-    folder = env.data_folder()
-    path = None if folder is None else folder / "wsi-cmu1-small-region" / "CMU-1-Small-Region.svs"
-    if path is None or not path.exists():
-        pytest.skip("needs the real slide CMU-1-Small-Region.svs (DHLAB_DATA)")
-    return path
+def real(skin_slide):
+    return skin_slide
 
 
 def with_openslide(path, level=0):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import shapely
 
-from dhlab import env
 from dhlab.annotations import Annotations
 from dhlab.display import class_color
 from dhlab.errors import BadShapeError, BadValueError
@@ -150,14 +151,10 @@ def test_bad_input_is_refused() -> None:
         compose(grey(), max_px=0)
 
 
-def test_a_real_slide_keeps_its_colours() -> None:
-    folder = env.data_folder()
-    path = folder / "wsi-cmu1-small-region" / "CMU-1-Small-Region.svs" if folder else None
-    if path is None or not path.exists():
-        pytest.skip("needs the slide CMU-1-Small-Region.svs in DHLAB_DATA")
+def test_a_real_slide_keeps_its_colours(skin_slide: Path) -> None:
     from dhlab.io import open as open_scan
 
-    slide = open_scan(path)
+    slide = open_scan(skin_slide)
     picture = compose(slide, max_px=600, legend=False).astype(int)
     assert picture.shape == (600, 449, 3)
     assert picture[200, 60].min() > 225  # glass
