@@ -169,11 +169,14 @@ def tissue_mask(
         work, halvings = _halve_any(work), halvings + 1
     if colour:
         work = np.repeat(work[..., None], 3, axis=2) if grey else _flatten_alpha(work)
-        glass = _find_glass(work)
+        coarse = work
+        while max(coarse.shape[:2]) > COARSE_PX:
+            coarse = _halve(coarse)
+        glass = _find_glass(coarse)
         bright = background == "bright" or (background == "auto" and _is_bright(work, glass))
     else:
         bright = False
-    mask = _bright_mask(work, glass, sensitivity, ink) if bright else _dark_mask(work, sensitivity)
+    mask = _bright_mask(work, coarse, glass, sensitivity, ink) if bright else _dark_mask(work, sensitivity)
     scale = 4**halvings
     mask = _drop_small(mask, min_area / scale, max_hole / scale)
     return np.ascontiguousarray(_enlarge(mask, image.shape))
@@ -281,7 +284,9 @@ def _is_bright(image: NDArray[np.uint8], glass: _Glass) -> bool:
     return bool(np.quantile(high[lit], 0.75) > 140 and np.quantile(low[lit], 0.75) > 35)
 
 
-def _bright_mask(image: NDArray[np.uint8], glass: _Glass, sensitivity: float, ink: bool) -> NDArray[np.uint8]:
+def _bright_mask(
+    image: NDArray[np.uint8], coarse: NDArray[np.uint8], glass: _Glass, sensitivity: float, ink: bool
+) -> NDArray[np.uint8]:
     absorbed = _absorb(image, glass)
     red, green, blue = cv2.split(cv2.blur(absorbed, (3, 3)))
     high = cv2.max(cv2.max(red, green), blue)
@@ -290,7 +295,7 @@ def _bright_mask(image: NDArray[np.uint8], glass: _Glass, sensitivity: float, in
     score = cv2.blur(cv2.addWeighted(chroma, 2, high, 1, -glass.shade), (3, 3))
     limit = max(18.0, 12 * glass.noise) / sensitivity
     mask = cv2.threshold(score, limit, 1, cv2.THRESH_BINARY)[1]
-    foreign = _find_ink(image, glass, ink)
+    foreign = _find_ink(coarse, glass, ink)
     if foreign is not None:
         mask = cv2.min(mask, 1 - _enlarge(foreign, mask.shape))
     return _majority(mask)
@@ -310,11 +315,8 @@ def _absorb(image: NDArray[np.uint8], glass: _Glass) -> NDArray[np.uint8]:
     return uneven
 
 
-def _find_ink(image: NDArray[np.uint8], glass: _Glass, ink_is_tissue: bool) -> NDArray[np.uint8] | None:
+def _find_ink(coarse: NDArray[np.uint8], glass: _Glass, ink_is_tissue: bool) -> NDArray[np.uint8] | None:
     """Find pen ink and black frames on a coarse grid by the hue of what they absorb; None if there is none."""
-    coarse = image
-    while max(coarse.shape[:2]) > COARSE_PX:
-        coarse = _halve(coarse)
     levels = np.arange(256, dtype=np.float32)[:, None]
     table = np.log10(np.maximum(glass.white, 1) / np.maximum(levels, 1)).clip(0).reshape(1, 256, 3)
     red, green, blue = cv2.split(cv2.LUT(coarse, table.astype(np.float32)))
