@@ -132,13 +132,13 @@ def _codecs() -> Iterator[Finding]:
         yield "OpenSlide", "problem", "older than 4.0.1, which mends CVE-2026-48977; pip install -U openslide-bin"
     square = np.full((16, 16, 3), 128, np.uint8)
     decoded = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(square, colorspace="RGB"))
-    yield "JPEG", *_same(square, decoded, "libjpeg-turbo by simplejpeg")
+    yield "JPEG", *_same(square.tobytes(), decoded.tobytes(), "libjpeg-turbo by simplejpeg")
     packed = numcodecs.Zstd().encode(square.tobytes())
     yield "OME-Zarr", *_same(square.tobytes(), numcodecs.Zstd().decode(packed), "zstd by numcodecs")
 
 
-def _same(before: object, after: object, what: str) -> tuple[str, str]:
-    if bytes(before) == bytes(after):  # type: ignore[call-overload]
+def _same(before: bytes, after: bytes, what: str) -> tuple[str, str]:
+    if before == after:
         return "ok", f"{what}, packed and unpacked without a change"
     return "problem", f"{what} changes what it packs; install it again"
 

@@ -321,6 +321,31 @@ class Model(nn.Module):
             f"tile {tile} px at {spacing} {card.unit}/px{size}"
         )
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        shown = (
+            "classes",
+            "tile",
+            "spacing",
+            "unit",
+            "intended_use",
+            "limits",
+            "data",
+            "licence",
+            "metrics",
+            "version",
+        )
+        values = {name: getattr(self.card, name) for name in shown}
+        texts = {n: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values[n]) for n in shown[:3]}
+        texts |= {n: ", ".join(f"{k} {v}" for k, v in values[n].items()) for n in ("metrics",)}
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name.replace('_', ' ')}</th>"
+            f"<td style='text-align:left'>{escape(texts.get(name, str(values[name])))}</td></tr>"
+            for name in shown
+        )
+        return f"<div><b>{escape(repr(self))}</b><table>{cells}</table></div>"
+
 
 def create_model(
     name: str,

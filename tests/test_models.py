@@ -273,3 +273,13 @@ def test_what_load_model_asks_for(tmp_path: Path) -> None:
 def test_public_names() -> None:
     assert dhlab.create_model is create_model
     assert dhlab.load_model is load_model
+
+
+def test_a_model_shows_its_card_and_stays_as_it_is() -> None:
+    model = create_model("unet", ["<b>", "dermis"], tile=32, spacing=0.5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    page = model._repr_html_()
+    assert page == model._repr_html_()
+    assert "&lt;b&gt;, dermis" in page
+    assert "Research use only" in page
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
