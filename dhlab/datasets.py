@@ -14,6 +14,7 @@ import numpy as np
 
 from dhlab.errors import BadShapeError, BadValueError, UnknownNameError, suggest
 from dhlab.grid import TileGrid
+from dhlab.tasks import IGNORE, TASKS
 from dhlab.tiles import Tiles
 from dhlab.timeline import stage
 
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
     from dhlab.models import ModelCard
     from dhlab.scan import Scan
 
-__all__ = ["ArraySamples", "Dataset", "JoinedSamples", "PickedSamples", "Samples", "TileSamples"]
+__all__ = ["ArraySamples", "Dataset", "JoinedSamples", "PickedSamples", "Samples", "TileSamples", "check_targets"]
 
-IGNORE = -1
-TASKS = ("segmentation", "classification")
 # A label map is kept in memory, one byte per pixel at the dataset's spacing.
 LARGEST_LABELS = 1 << 30
 Region = Sequence[Sequence[float]]
-Batch = tuple["NDArray[Any]", "NDArray[np.int64]"]
+Batch = tuple["NDArray[Any]", "NDArray[Any]"]
 
 
 class Samples(Protocol):
@@ -42,7 +41,11 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
-        """Return windows ``(B, *window)`` and targets, ``(B, *space)`` or ``(B,)`` int64."""
+        """Return windows ``(B, *window)`` and targets ``(B, …)`` in the shape and type of the task."""
+        ...
+
+    def targets(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return targets alone, without reading pixels where they can be known so."""
         ...
 
     def fresh(self, index: int) -> NDArray[np.bool_] | None:
@@ -58,19 +61,23 @@ class ArraySamples:
     ----------
     images
         ``(N, *window)``.
-    targets
-        ``(N,)`` or ``(N, *space)`` int64, -1 where unlabelled.
+    labels
+        Targets ``(N, …)`` in the shape and type of the task (see `dhlab.tasks`).
     """
 
     images: NDArray[Any]
-    targets: NDArray[np.int64]
+    labels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
         """Return windows and targets by index."""
-        return self.images[indices], self.targets[indices]
+        return self.images[indices], self.labels[indices]
+
+    def targets(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return targets by index."""
+        return self.labels[indices]
 
     def fresh(self, index: int) -> None:  # noqa: ARG002
         """Return None: samples in memory stand for themselves."""
@@ -105,11 +112,15 @@ class TileSamples:
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
         """Return windows and targets by index."""
+        return self.tiles.read(indices), self.targets(indices)
+
+    def targets(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the label map under each window."""
         targets = np.empty((len(indices), *self.tiles.grid.tile), np.int64)
         for target, corner in zip(targets, self.corners[indices] - self.corner, strict=True):
             window = tuple(slice(c, c + t) for c, t in zip(corner.tolist(), self.tiles.grid.tile, strict=True))
             np.subtract(self.labels[window], 1, out=target, dtype=np.int64)
-        return self.tiles.read(indices), targets
+        return targets
 
     def fresh(self, index: int) -> NDArray[np.bool_]:
         """Return the pixels of a window that no earlier window covers."""
@@ -143,6 +154,10 @@ class PickedSamples:
         """Return windows and targets by index."""
         return self.source.read(self.indices[indices])
 
+    def targets(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return targets by index."""
+        return self.source.targets(self.indices[indices])
+
     def fresh(self, index: int) -> NDArray[np.bool_] | None:
         """Return the pixels of a window that no earlier window of the source covers."""
         return self.source.fresh(int(self.indices[index]))
@@ -170,20 +185,24 @@ class JoinedSamples:
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
         """Return windows and targets by index, in the order asked for."""
+        owners = self._owners(indices)
+        pairs = [part.read(inside) for part, _, inside in owners]
+        places = [places for _, places, _ in owners]
+        return _scatter([p[0] for p in pairs], places), _scatter([p[1] for p in pairs], places)
+
+    def targets(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return targets by index, in the order asked for."""
+        owners = self._owners(indices)
+        return _scatter([part.targets(inside) for part, _, inside in owners], [places for _, places, _ in owners])
+
+    def _owners(self, indices: NDArray[np.int64]) -> list[tuple[Samples, NDArray[np.int64], NDArray[np.int64]]]:
+        """Return for each part concerned its places among `indices` and its own indices."""
         owner = np.searchsorted(self.ends, indices, side="right")
-        images: NDArray[Any] | None = None
-        targets: NDArray[np.int64] | None = None
+        found = []
         for number in np.unique(owner).tolist():
-            here = np.flatnonzero(owner == number)
-            part = self.parts[number]
-            some, aims = part.read(indices[here] - (self.ends[number] - len(part)))
-            if images is None or targets is None:
-                images = np.empty((len(indices), *some.shape[1:]), some.dtype)
-                targets = np.empty((len(indices), *aims.shape[1:]), np.int64)
-            images[here], targets[here] = some, aims
-        assert images is not None
-        assert targets is not None
-        return images, targets
+            places = np.flatnonzero(owner == number)
+            found.append((self.parts[number], places, indices[places] - (self.ends[number] - len(self.parts[number]))))
+        return found
 
     def fresh(self, index: int) -> NDArray[np.bool_] | None:
         """Return the pixels that no earlier sample of the same part shows."""
@@ -203,15 +222,17 @@ class Dataset:
     samples
         Where pixels and targets come from.
     classes
-        Class names; index i is target i.
+        Class names; index i is target i. Of a regression, the names of its numbers.
     task
-        ``"segmentation"`` or ``"classification"``.
+        ``"segmentation"``, ``"classification"``, ``"multilabel"`` or ``"regression"`` (see `dhlab.tasks`).
     groups
         Name of the independent unit (patient, or a block of the slide) that each sample belongs to.
     unit_name
         What a group is: ``"patient"``, ``"block"`` or ``"sample"``.
     splits
         Indices of samples by split name.
+    features
+        What else is known of each sample (age, sex, scanner …), a text or None per sample, by name.
     axes
         Axis letters of a window.
     spacing
@@ -230,6 +251,7 @@ class Dataset:
     groups: tuple[str, ...] = ()
     unit_name: str = "sample"
     splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    features: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     axes: str = "yxc"
     spacing: tuple[float, ...] = ()
     unit: str = "px"
@@ -247,6 +269,9 @@ class Dataset:
             object.__setattr__(self, "groups", tuple(map(str, range(len(self.samples)))))
         if len(self.groups) != len(self.samples):
             raise BadShapeError(f"{len(self.groups)} groups for {len(self.samples)} samples; expected one each.")
+        for name, values in self.features.items():
+            if len(values) != len(self.samples):
+                raise BadShapeError(f"feature {name!r} has {len(values)} values for {len(self.samples)} samples.")
 
     @classmethod
     def from_annotations(
@@ -379,11 +404,12 @@ class Dataset:
         images
             ``(N, *window)``, one axis per letter of `axes` after the first.
         targets
-            ``(N,)`` class indices, or ``(N, *space)`` masks of them; -1 does not count.
+            ``(N,)`` class indices (classification), ``(N, *space)`` masks of them (segmentation), ``(N, classes)`` of
+            0 and 1 (multilabel): -1 does not count. ``(N, classes)`` numbers (regression): NaN does not count.
         classes
             Class names.
         task
-            ``"segmentation"`` or ``"classification"``.
+            ``"segmentation"``, ``"classification"``, ``"multilabel"`` or ``"regression"``.
         axes
             Axis letters of a window.
         groups
@@ -407,24 +433,19 @@ class Dataset:
         BadValueError
             If a target is not among the classes, or there is no sample.
         """
-        pictures, aims = np.asarray(images), np.asarray(targets)
+        pictures, names = np.asarray(images), tuple(classes)
+        aims = check_targets(targets, task, names)
         space = tuple(n for n, a in zip(pictures.shape[1:], axes, strict=False) if a != "c")
-        wanted = (len(pictures), *(space if task == "segmentation" else ()))
+        wanted = (len(pictures), *(space if TASKS[task].dense else () if TASKS[task].exclusive else (len(names),)))
         if pictures.ndim != 1 + len(axes) or aims.shape != wanted:
             raise BadShapeError(
                 f"images {pictures.shape} with axes {axes!r} and targets {aims.shape}; expected (N, {', '.join(axes)}) "
                 f"and targets {wanted} for {task}."
             )
-        if aims.size and not np.issubdtype(aims.dtype, np.integer):
-            raise BadValueError(f"targets are {aims.dtype}; expected class indices as integers.")
-        if aims.size and not IGNORE <= aims.min() <= aims.max() < len(tuple(classes)):
-            raise BadValueError(
-                f"targets hold {aims.min()} to {aims.max()}; expected 0 to {len(tuple(classes)) - 1}, or -1."
-            )
         step = (float(spacing),) * len(space) if isinstance(spacing, (int, float)) else tuple(map(float, spacing))
         return cls(
-            samples=ArraySamples(pictures, aims.astype(np.int64)),
-            classes=tuple(classes),
+            samples=ArraySamples(pictures, aims),
+            classes=names,
             task=task,
             groups=tuple(map(str, groups)),
             unit_name="patient" if len(groups) else "sample",
@@ -466,6 +487,10 @@ class Dataset:
             first,
             samples=JoinedSamples(tuple(part.samples for part in parts)),
             groups=groups,
+            features={
+                name: tuple(v for part in parts for v in part.features.get(name, (None,) * len(part)))
+                for name in dict.fromkeys(name for part in parts for name in part.features)
+            },
             splits={},
             name=" + ".join(dict.fromkeys(part.name for part in parts)),
         )
@@ -481,8 +506,13 @@ class Dataset:
         picked = self._check(indices)
         if not len(picked):
             raise BadValueError("no indices; expected at least one sample.")
-        groups = tuple(self.groups[i] for i in picked.tolist())
-        return replace(self, samples=PickedSamples(self.samples, picked), groups=groups, splits={})
+        return replace(
+            self,
+            samples=PickedSamples(self.samples, picked),
+            groups=tuple(self.groups[i] for i in picked.tolist()),
+            features={name: tuple(values[i] for i in picked.tolist()) for name, values in self.features.items()},
+            splits={},
+        )
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Read several samples; windows of a scan decode each stored tile once.
@@ -518,11 +548,18 @@ class Dataset:
 
     @cached_property
     def class_counts(self) -> NDArray[np.int64]:
-        """Labelled pixels (segmentation) or samples (classification) per class, ``(classes,)`` int64."""
+        """What is labelled per class, ``(classes,)`` int64.
+
+        Pixels (segmentation) or samples (classification) of the class, samples that have it (multilabel), or samples
+        whose number is known (regression).
+        """
         total = np.zeros(len(self.classes), np.int64)
         for first in range(0, len(self), 64):
-            targets = _targets(self.samples, np.arange(first, min(first + 64, len(self)), dtype=np.int64))
-            total += np.bincount(targets[targets >= 0], minlength=len(total))
+            targets = self.samples.targets(np.arange(first, min(first + 64, len(self)), dtype=np.int64))
+            if TASKS[self.task].exclusive:
+                total += np.bincount(targets[targets >= 0], minlength=len(total))
+            else:
+                total += (~np.isnan(targets) if self.task == "regression" else targets == 1).sum(0)
         return total
 
     def check_fits(self, card: ModelCard) -> None:
@@ -582,7 +619,7 @@ class Dataset:
         Image.fromarray(self._contact_sheet()).save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
         counts = self.class_counts
-        noun = "pixels" if self.task == "segmentation" else "samples"
+        noun = f"{TASKS[self.task].noun}s"
         rows = "".join(
             f"<tr><td><span style='color:rgb{class_color(i)}'>■</span> {escape(name)}</td>"
             f"<td>{count:,} {noun}</td><td>{count / max(1, counts.sum()):.0%}</td></tr>"
@@ -599,6 +636,43 @@ class Dataset:
         images, targets = self.samples.read(picked)
         columns = [draw_sample(i, t, self.axes, side) for i, t in zip(images, targets, strict=True)]
         return np.concatenate(columns, axis=1)
+
+
+def check_targets(targets: ArrayLike, task: str, classes: Sequence[str]) -> NDArray[Any]:
+    """Return targets in the type of a task.
+
+    Parameters
+    ----------
+    targets
+        Class indices, 0 and 1, or numbers; any shape.
+    task
+        Name of the task.
+    classes
+        Class names.
+
+    Returns
+    -------
+    ndarray
+        int64 with -1 where unlabelled, or float32 with NaN where unlabelled.
+
+    Raises
+    ------
+    BadValueError
+        If the task is unknown, or a target is not what the task takes.
+    """
+    if task not in TASKS:
+        raise BadValueError(f"task {task!r}; expected one of {', '.join(TASKS)}.")
+    values = np.asarray(targets)
+    if task == "regression":
+        if not np.issubdtype(values.dtype, np.number) or np.isinf(values).any():
+            raise BadValueError(f"targets are {values.dtype} or infinite; expected finite numbers, NaN where unknown.")
+        return values.astype(np.float32)
+    if values.size and not np.issubdtype(values.dtype, np.integer):
+        raise BadValueError(f"targets are {values.dtype}; expected class indices as integers.")
+    most = len(classes) - 1 if TASKS[task].exclusive else 1
+    if values.size and not IGNORE <= values.min() <= values.max() <= most:
+        raise BadValueError(f"targets hold {values.min()} to {values.max()}; expected 0 to {most}, or -1.")
+    return values.astype(np.int64)
 
 
 def draw_sample(image: NDArray[Any], target: NDArray[np.int64] | None, axes: str, side: int = 96) -> NDArray[np.uint8]:
@@ -639,25 +713,11 @@ def draw_sample(image: NDArray[Any], target: NDArray[np.int64] | None, axes: str
     return np.concatenate([picture, square(labels)])
 
 
-def _targets(samples: Samples, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return targets without reading pixels where the source can."""
-    if isinstance(samples, ArraySamples):
-        return samples.targets[indices]
-    if isinstance(samples, PickedSamples):
-        return _targets(samples.source, samples.indices[indices])
-    if isinstance(samples, TileSamples):
-        tile = samples.tiles.grid.tile
-        return np.stack(
-            [samples.labels[_window(c - samples.corner, tile)].astype(np.int64) - 1 for c in samples.corners[indices]]
-        )
-    if isinstance(samples, JoinedSamples):
-        owner = np.searchsorted(samples.ends, indices, side="right")
-        parts = [
-            _targets(samples.parts[n], indices[owner == n] - (samples.ends[n] - len(samples.parts[n])))
-            for n in np.unique(owner).tolist()
-        ]
-        return np.concatenate([part.reshape(-1) for part in parts])
-    return samples.read(indices)[1]
+def _scatter(parts: Sequence[NDArray[Any]], places: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
+    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for part, place in zip(parts, places, strict=True):
+        whole[place] = part
+    return whole
 
 
 def _window(corner: NDArray[np.int64], tile: Sequence[int]) -> tuple[slice, ...]:

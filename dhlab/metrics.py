@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dhlab.errors import BadShapeError, BadValueError
+from dhlab.tasks import IGNORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,6 @@ __all__ = [
     "sensitivity",
     "specificity",
 ]
-
-IGNORE = -1
 
 
 def confusion_matrix(

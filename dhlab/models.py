@@ -23,6 +23,7 @@ from dhlab.errors import (
 )
 from dhlab.kernels.normalize import normalize
 from dhlab.networks import NETWORKS, OnnxNet, open_onnx
+from dhlab.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +34,6 @@ __all__ = ["FORMAT_VERSION", "Model", "ModelCard", "create_model", "load_model"]
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, GRAPH = "config.json", "model.safetensors", "model.onnx"
-TASKS = ("segmentation", "classification")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 TEXTS = ("licence", "intended_use", "limits", "data", "version", "created")
 LAYOUTS = ("window", "channels_first")
@@ -53,9 +53,10 @@ class ModelCard:
     architecture
         Name of the network (see `create_model`), or ``"onnx"`` for a graph from elsewhere.
     task
-        ``"segmentation"`` (scores per pixel) or ``"classification"`` (scores per window).
+        ``"segmentation"`` (scores per pixel), or per window ``"classification"``, ``"multilabel"`` (any number of
+        classes may be right) or ``"regression"`` (numbers).
     classes
-        Class names; one score each.
+        Class names, of a regression the names of its numbers; one score each.
     tile
         Window size in pixels at `spacing`, per window axis.
     spacing
@@ -63,7 +64,8 @@ class ModelCard:
     unit
         Unit of `spacing`; ``"px"`` for a model that knows no physical size.
     axes
-        Axis letters of a window as stored: ``"yxc"``, ``"zyx"``, ``"ct"`` …
+        Axis letters of a window as stored: ``"yxc"``, ``"zyx"``, ``"ct"`` …; ``"ic"`` a bag of instances, whose rows
+        of NaN are padding.
     dtype
         Stored type of a window.
     value_range
@@ -74,6 +76,10 @@ class ModelCard:
         Standard deviation per channel, in 0..1.
     activation
         What turns logits into scores: ``"softmax"``, ``"sigmoid"`` or ``"none"``.
+    temperature
+        What logits are divided by before the activation, so that scores are as sure as they are right.
+    target_mean, target_std
+        Of a regression, per number: scores are logits times `target_std` plus `target_mean`. Empty until trained.
     output_stride
         Window pixels per pixel of a segmentation, the same along all axes.
     input_layout
@@ -116,6 +122,9 @@ class ModelCard:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     activation: str = "softmax"
+    temperature: float = 1.0
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
     output_stride: int = 1
     input_layout: str = "window"
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
@@ -133,8 +142,9 @@ class ModelCard:
         self._expect("name", bool(self.name.strip()), "a text that is not empty")
         for name, known in (("task", TASKS), ("activation", ACTIVATIONS), ("input_layout", LAYOUTS), ("dtype", RANGES)):
             self._expect(name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        good = len(set(self.axes)) == len(self.axes) and set(self.axes) <= set("tczyx")
-        self._expect("axes", good and 1 <= len(self.window_axes) <= 3, "distinct letters of 'tczyx', 1 to 3 besides c")
+        good = len(set(self.axes)) == len(self.axes) and (set(self.axes) <= set("tczyx") or self.axes == "ic")
+        wanted = "distinct letters of 'tczyx', 1 to 3 besides c, or 'ic'"
+        self._expect("axes", good and 1 <= len(self.window_axes) <= 3, wanted)
         for name in ("architecture_options", "metrics"):
             self._expect(name, hasattr(getattr(self, name), "keys"), "a table of names and values")
             object.__setattr__(self, name, dict(getattr(self, name)))
@@ -147,8 +157,16 @@ class ModelCard:
         self._sequence("std", float, len(self.mean), "a positive number per channel")
         self._sequence("value_range", float, 2, "two numbers, low and high")
         self._expect("value_range", self.value_range[0] < self.value_range[1], "two numbers, low and high")
-        for name in ("tile", "spacing", "std"):
+        for name in ("target_mean", "target_std"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, ())
+                continue
+            self._expect(name, self.task == "regression", "nothing, unless the task is regression")
+            self._sequence(name, float, len(self.classes), "a number per class, or none")
+        for name in ("tile", "spacing", "std", *(("target_std",) if self.target_std else ())):
             self._expect(name, min(getattr(self, name)) > 0, "positive numbers")
+        number = type(self.temperature) in (int, float)
+        self._expect("temperature", number and 0 < self.temperature < math.inf, "a positive number")
         self._expect("mean", "c" in self.axes or len(self.mean) == 1, f"one number, since axes {self.axes!r} lack 'c'")
         self._expect("output_stride", type(self.output_stride) is int and self.output_stride > 0, "pixels, >= 1")
         divides = all(t % self.output_stride == 0 for t in self.tile)
@@ -173,7 +191,7 @@ class ModelCard:
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one window's scores: ``(classes,)``, and the space of a segmentation."""
-        space = tuple(t // self.output_stride for t in self.tile) if self.task == "segmentation" else ()
+        space = tuple(t // self.output_stride for t in self.tile) if TASKS[self.task].dense else ()
         return (len(self.classes), *space)
 
     def to_dict(self) -> dict[str, Any]:
@@ -295,10 +313,14 @@ class Model(nn.Module):
         return logits
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Return scores of logits ``(B, classes, …)``, by the card's activation."""
-        if self.card.activation == "softmax":
+        """Return scores of logits ``(B, classes, …)``, by the card's temperature, activation and target scale."""
+        card = self.card
+        logits = logits if card.temperature == 1 else logits / card.temperature
+        if card.target_std:
+            logits = logits * logits.new_tensor(card.target_std) + logits.new_tensor(card.target_mean)
+        if card.activation == "softmax":
             return logits.softmax(dim=1)
-        return logits.sigmoid() if self.card.activation == "sigmoid" else logits
+        return logits.sigmoid() if card.activation == "sigmoid" else logits
 
     def _checked(self, x: Tensor) -> Tensor:
         card = self.card

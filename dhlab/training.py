@@ -20,6 +20,7 @@ from dhlab.errors import BadValueError
 from dhlab.metrics import balanced_accuracy, confusion_matrix, dice, mean_defined
 from dhlab.progress import progress_bar
 from dhlab.report import Figure, Report, software_versions
+from dhlab.tasks import IGNORE
 from dhlab.timeline import stage
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fit", "segmentation_loss"]
 
-IGNORE = -1
 WARM_UP = 0.1
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 SCORES = {"segmentation": "mean Dice", "classification": "balanced accuracy"}
