@@ -23,7 +23,6 @@ from dhlab.errors import BadShapeError, BadValueError, ConflictError, DHLabWarni
 from dhlab.grid import TileGrid
 from dhlab.io import open as _open
 from dhlab.kernels.blend import accumulate_windows, gaussian_weights, resolve_scores
-from dhlab.networks import OnnxNet
 from dhlab.progress import progress_bar
 from dhlab.scan import Scan
 from dhlab.tiles import Tiles
@@ -569,18 +568,12 @@ def _ready(model: Model, device: torch.device) -> Iterator[None]:
 
 def _fingerprint(model: Model, scan: Scan, plan: _Plan) -> dict[str, Any]:
     """Return all that the heat map depends on, JSON-compatible, so that only the same run is continued."""
-    weights = hashlib.sha256()
-    if isinstance(model.net, OnnxNet):
-        weights.update(model.net.graph)
-    for name, tensor in sorted(model.state_dict().items()):
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     grid = plan.grid
     card = json.dumps(model.card.to_dict(), sort_keys=True)
     fingerprint = {
         "method": METHOD,
         "model": model.card.name,
-        "weights": weights.hexdigest(),
+        "weights": model.digest(),
         "card": hashlib.sha256(card.encode()).hexdigest(),
         "scan": [scan.name, scan.axes, scan.shape, scan.spacing, scan.unit, scan.fill, scan.dtype.name],
         "reading": {key: str(scan.meta.get(key)) for key in ("icc", "series", "reader")},

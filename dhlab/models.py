@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FORMAT_VERSION", "Model", "ModelCard", "create_model", "load_model"]
+__all__ = ["FORMAT_VERSION", "Model", "ModelCard", "create_model", "digest_weights", "load_model"]
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, GRAPH = "config.json", "model.safetensors", "model.onnx"
@@ -322,6 +322,12 @@ class Model(nn.Module):
             return logits.softmax(dim=1)
         return logits.sigmoid() if card.activation == "sigmoid" else logits
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the weights, or of the graph of an ONNX model, in hexadecimal."""
+        if isinstance(self.net, OnnxNet):
+            return hashlib.sha256(self.net.graph).hexdigest()
+        return digest_weights(self.state_dict())
+
     def _checked(self, x: Tensor) -> Tensor:
         card = self.card
         fits = x.ndim == 1 + len(card.axes)
@@ -367,6 +373,15 @@ class Model(nn.Module):
             for name in shown
         )
         return f"<div><b>{escape(repr(self))}</b><table>{cells}</table></div>"
+
+
+def digest_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name, in hexadecimal, whatever their device and order."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def create_model(
