@@ -24,6 +24,9 @@ __all__ = [
     "expected_calibration_error",
     "iou",
     "macro_f1",
+    "mean_auc",
+    "mean_defined",
+    "r_squared",
     "sensitivity",
     "specificity",
 ]
@@ -208,6 +211,59 @@ def auc(truth: ArrayLike, score: ArrayLike) -> float:
     _, place, times = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(times) - (times - 1) / 2)[place]
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(scores) - count)))
+
+
+def mean_auc(truth: ArrayLike, score: ArrayLike) -> float:
+    """Return the mean area under the ROC curve over labels; NaN if none has both kinds.
+
+    Parameters
+    ----------
+    truth
+        ``(N, labels)`` 1 for there, 0 for not there, -1 for unknown.
+    score
+        ``(N, labels)`` finite numbers.
+
+    Raises
+    ------
+    BadShapeError
+        If the shapes differ.
+    BadValueError
+        If a score is not finite.
+    """
+    true, scores = np.asarray(truth), np.asarray(score, np.float64)
+    if true.shape != scores.shape or true.ndim != 2:
+        raise BadShapeError(f"truth has shape {true.shape}, score {scores.shape}; expected the same, (N, labels).")
+    known = true != IGNORE
+    return mean_defined([auc(t[k] == 1, s[k]) for t, s, k in zip(true.T, scores.T, known.T, strict=True)])
+
+
+def r_squared(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Return the share of the variance that is explained; 0 for naming the mean, negative for worse.
+
+    Parameters
+    ----------
+    truth
+        Numbers, any shape; NaN does not count.
+    prediction
+        Numbers, same shape.
+
+    Returns
+    -------
+    float
+        At most 1; NaN with fewer than two different true numbers.
+
+    Raises
+    ------
+    BadShapeError
+        If the shapes differ.
+    """
+    true, said = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    if true.shape != said.shape:
+        raise BadShapeError(f"truth has shape {true.shape}, prediction {said.shape}; expected the same.")
+    known = ~np.isnan(true)
+    true, said = true[known], said[known]
+    spread = ((true - true.mean()) ** 2).sum() if true.size else 0.0
+    return float(1 - ((true - said) ** 2).sum() / spread) if spread > 0 else float("nan")
 
 
 def expected_calibration_error(truth: ArrayLike, probability: ArrayLike, *, bins: int = 15) -> float:

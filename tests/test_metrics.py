@@ -138,3 +138,29 @@ def test_interval_of_one_group_is_not_defined():
     assert math.isnan(high)
     with pytest.raises(BadValueError, match="0 groups"):
         metrics.bootstrap_interval(lambda i: 0.0, [])
+
+
+def test_mean_auc_leaves_unknown_labels_out():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(3)
+    truth, score = rng.integers(0, 2, (63, 3)), rng.random((63, 3))
+    assert metrics.mean_auc(truth, score) == pytest.approx(roc_auc_score(truth, score))
+    hidden = truth.copy()
+    hidden[:20, 1] = -1
+    one = roc_auc_score(truth[20:, 1], score[20:, 1])
+    others = [roc_auc_score(truth[:, k], score[:, k]) for k in (0, 2)]
+    assert metrics.mean_auc(hidden, score) == pytest.approx(np.mean([one, *others]))
+    assert np.isnan(metrics.mean_auc(np.ones((5, 2), int), rng.random((5, 2))))
+
+
+def test_r_squared_is_scikit_learns():
+    from sklearn.metrics import r2_score
+
+    rng = np.random.default_rng(4)
+    truth = rng.normal(size=31)
+    said = truth + rng.normal(size=31)
+    assert metrics.r_squared(truth, said) == pytest.approx(r2_score(truth, said))
+    assert metrics.r_squared([*truth, np.nan], [*said, 3.0]) == pytest.approx(r2_score(truth, said))
+    assert metrics.r_squared(truth, np.full(31, truth.mean())) == pytest.approx(0)
+    assert np.isnan(metrics.r_squared([2.0, 2.0], [1.0, 2.0]))
