@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FORMAT_VERSION", "Model", "ModelCard", "create_model", "digest_weights", "load_model"]
+__all__ = ["FORMAT_VERSION", "Model", "ModelCard", "build_model", "create_model", "digest_weights", "load_model"]
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, GRAPH = "config.json", "model.safetensors", "model.onnx"
@@ -475,7 +475,7 @@ def create_model(
         raise BadValueError(f"{card.channels} means for {channels} channels; expected one each.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(_build(card), card)
+        return build_model(card)
 
 
 def load_model(
@@ -523,6 +523,24 @@ def load_model(
     return _load_onnx(location, _as_card(card)).eval()
 
 
+def build_model(card: ModelCard) -> Model:
+    """Make the model that a card describes, without trained weights.
+
+    Parameters
+    ----------
+    card
+        What the model wants and gives.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such network.
+    BadValueError
+        If an option does not fit the network.
+    """
+    return Model(_build(card), card)
+
+
 def _build(card: ModelCard) -> nn.Module:
     if card.architecture not in NETWORKS:
         raise UnknownNameError(f"no network {card.architecture!r}.{suggest(card.architecture, NETWORKS)}")
@@ -563,7 +581,7 @@ def _load_package(folder: Path) -> Model:
     contents = {name: _checked_bytes(folder, name, str(expected)) for name, expected in sums.items()}
     try:
         weights = load(contents[WEIGHTS])
-        model = Model(_build(card), card)
+        model = build_model(card)
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise BadFileError(f"{folder / WEIGHTS} does not fit the card: {error}") from error
