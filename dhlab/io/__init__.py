@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dhlab.scan import Scan
 
-__all__ = ["READERS", "WRITERS", "open", "save", "suffix_of"]
+__all__ = ["READERS", "WRITERS", "find_reader", "open", "save", "suffix_of"]
 
 # A reader is `read(path, *, spacing, icc, series) -> Scan`.
 READERS = {
@@ -75,19 +75,41 @@ def open(
         If the file is empty, damaged or not what its suffix says.
     """
     location = Path(path).expanduser()
-    if not location.exists():
-        raise NotFoundError(f"nothing at {location}; expected a scan. Check the path ({_neighbours(location)}).")
-    suffix = suffix_of(location, _readers())
+    reader = find_reader(location)
+    with stage("data", verb="open", scan=location):
+        scan: Scan = reader(location, spacing=spacing, icc=icc, series=series)
+    suffix = suffix_of(location, _readers()) or ""
+    return scan.replace(name=name or location.name[: -len(suffix)] or location.name)
+
+
+def find_reader(path: Path) -> Callable[..., Scan]:
+    """Return the function that reads a file or folder: ``reader(path, *, spacing, icc, series) -> Scan``.
+
+    Parameters
+    ----------
+    path
+        What to read; its suffix chooses.
+
+    Raises
+    ------
+    NotFoundError
+        If there is nothing at `path`.
+    UnknownNameError
+        If no reader knows the suffix.
+    BadFileError
+        If the file is empty.
+    """
+    if not path.exists():
+        raise NotFoundError(f"nothing at {path}; expected a scan. Check the path ({_neighbours(path)}).")
+    suffix = suffix_of(path, _readers())
     if suffix is None:
         raise UnknownNameError(
-            f"cannot open {location.name!r}: no reader for {location.suffix or 'a file without suffix'!r}."
-            f"{suggest(location.suffix.lower(), _readers())}"
+            f"cannot open {path.name!r}: no reader for {path.suffix or 'a file without suffix'!r}."
+            f"{suggest(path.suffix.lower(), _readers())}"
         )
-    if location.is_file() and location.stat().st_size == 0:
-        raise BadFileError(f"{location} is empty (0 bytes); expected an image. Copy it again from its source.")
-    with stage("data", verb="open", scan=location):
-        scan: Scan = _load(_readers()[suffix])(location, spacing=spacing, icc=icc, series=series)
-    return scan.replace(name=name or location.name[: -len(suffix)] or location.name)
+    if path.is_file() and path.stat().st_size == 0:
+        raise BadFileError(f"{path} is empty (0 bytes); expected an image. Copy it again from its source.")
+    return _load(_readers()[suffix])
 
 
 def save(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ __all__ = ["Stamp", "run_all"]
 
 Item = TypeVar("Item")
 PARTS_PER_THREAD = 4
+NAME = "dhlab-decode"
 _pools: dict[int, ThreadPoolExecutor] = {}
 
 
@@ -39,7 +41,8 @@ def run_all(function: Callable[[Sequence[Item]], Any], items: Sequence[Item], *,
         The first that `function` raised; parts not begun are then dropped.
     """
     threads = min(env.thread_count(), len(items) // least)
-    if threads <= 1:
+    # A thread of the pool that waited for others of the pool could wait for ever.
+    if threads <= 1 or threading.current_thread().name.startswith(NAME):
         function(items)
         return
     step = -(-len(items) // (threads * PARTS_PER_THREAD))
@@ -59,7 +62,7 @@ def run_all(function: Callable[[Sequence[Item]], Any], items: Sequence[Item], *,
 
 def _pool(threads: int) -> ThreadPoolExecutor:
     if threads not in _pools:
-        _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="dhlab-decode")
+        _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix=NAME)
     return _pools[threads]
 
 

@@ -1,0 +1,18 @@
+"""Datasets: labelled samples from files, tables, masks, annotations and bags; honest splits; leakage found."""
+
+from __future__ import annotations
+
+from dhlab.datasets.dataset import Dataset
+from dhlab.datasets.drawing import draw_sample
+from dhlab.datasets.samples import ArraySamples, JoinedSamples, PickedSamples, Samples
+from dhlab.datasets.targets import check_targets
+
+__all__ = [
+    "ArraySamples",
+    "Dataset",
+    "JoinedSamples",
+    "PickedSamples",
+    "Samples",
+    "check_targets",
+    "draw_sample",
+]
