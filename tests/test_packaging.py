@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from huggingface_hub import ModelCard as HubCard
+from PIL import Image
+from torch import nn
 
 import dhlab.packaging
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, ConflictError, NotFoundError
-from dhlab.models import Model, create_model, load_model
+from dhlab.models import Model, ModelCard, create_model, load_model
+from dhlab.networks import NETWORKS
 from dhlab.packaging import export
+from dhlab.report import Report
 
 
 def lively(name: str = "unet", **arguments) -> Model:
@@ -25,8 +34,65 @@ def lively(name: str = "unet", **arguments) -> Model:
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
-                tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.3)
+                change = torch.rand(tensor.shape, generator=generator)
+                tensor.mul_(0.7 + 0.6 * change).add_(0.05 * change)
     return model
+
+
+def numbers(means: tuple[float, ...], spreads: tuple[float, ...], **changes) -> Model:
+    """Return a regression whose numbers live on the scales given."""
+    names = tuple(f"number {i}" for i in range(3))
+    model = create_model("cnn", names, tile=(24, 37), spacing=0.5, width=4)
+    card = replace(model.card, task="regression", activation="none")
+    return Model(model.net, replace(card, target_mean=means, target_std=spreads, **changes))
+
+
+class TinyMIL(nn.Module):
+    """Attention over the instances that are not padding, ``(B, C, N)`` in."""
+
+    def __init__(self, *, dimensions: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.attention, self.head = nn.Linear(channels, 1), nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        instances = x.movedim(1, 2)
+        padding = instances.isnan().any(2, keepdim=True)
+        instances = torch.where(padding, 0.0, instances)
+        weights = self.attention(instances).masked_fill(padding, float("-inf")).softmax(1)
+        return self.head((weights * instances).sum(1))
+
+
+@pytest.fixture
+def bags(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """Return a model of bags of instances with 5 features."""
+    monkeypatch.setitem(NETWORKS, "tiny-mil", TinyMIL)
+    card = ModelCard(
+        name="bags",
+        architecture="tiny-mil",
+        task="classification",
+        classes=("benign", "malignant"),
+        tile=(1,),
+        spacing=(1.0,),
+        unit="px",
+        axes="ic",
+        dtype="float32",
+        value_range=(0.0, 1.0),
+        mean=(0.5,) * 5,
+        std=(0.25,) * 5,
+    )
+    return Model(TinyMIL(dimensions=1, channels=5, classes=2), card)
+
+
+REPORT = Report(
+    "unet on held-out slides",
+    summary="Mean Dice 0.871 on 41 patients.",
+    values={"mean Dice": 0.8712, "HD95 | µm": 1234.4, "accuracy": float("nan")},
+    intervals={"mean Dice": (0.8, 0.93)},
+    baseline={"mean Dice": 0.31},
+    n={"mean Dice": 41},
+    notes=["Only one scanner."],
+    provenance={"unit": "patient"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +111,7 @@ def test_holds_what_it_should(package: Path) -> None:
     names = ["README.md", "config.json", "example.npz", "model.onnx", "model.safetensors"]
     assert sorted(p.name for p in package.iterdir()) == names
     assert [p.name for p in package.parent.iterdir()] == [package.name]
+    assert "example.png" not in (package / "README.md").read_text(encoding="utf-8"), "noise is not worth a picture"
     config = json.loads((package / "config.json").read_text(encoding="utf-8"))
     assert config["card"]["classes"] == ["gland", "stroma", "Fett ✓"]
     assert config["card"]["created"]
@@ -100,6 +167,151 @@ def test_every_kind_of_model(tmp_path: Path, name: str, arguments: dict) -> None
     example = np.load(folder / "example.npz")
     assert example["windows"].dtype == card.dtype
     np.testing.assert_allclose(graph(torch.from_numpy(example["windows"])).numpy(), example["scores"], atol=1e-4)
+
+
+def snippets(folder: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_what_the_readme_says_runs(package: Path) -> None:
+    """Both snippets, as a reader would run them in the folder."""
+    ours, alone = snippets(package)
+    assert "dhlab" not in alone
+    for code in (ours, alone):
+        done = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True, check=True)
+        assert "Fett ✓" in done.stdout
+        assert "(2, 3, 24, 37)" in done.stdout
+    assert float(done.stdout.split()[-1]) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "pipeline"), [("unet", "image-segmentation"), ("cnn", "image-classification")])
+def test_the_hub_reads_the_card_with_the_figures(tmp_path: Path, name: str, pipeline: str) -> None:
+    model = lively(name)
+    model.card = replace(model.card, licence="Apache-2.0", metrics={"AUC | mine": "0.9 on few"})
+    folder = export(model, tmp_path / "p", report=REPORT)
+    card = HubCard.load(folder / "README.md")
+    assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == ("apache-2.0", "dhlab", pipeline)
+    assert {"dhlab", model.card.task, "onnx"} <= set(card.data.tags)
+    found = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert found["mean Dice"] == 0.871
+    assert found["HD95 | µm"] == 1234
+    assert found["AUC | mine"] == 0.9
+    assert found["accuracy"] == "not defined"
+    metrics = load_model(folder).card.metrics
+    assert metrics["mean Dice"] == "0.871 (0.800 to 0.930), n=41 patients"
+    assert metrics["AUC | mine"] == "0.9 on few"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| mean Dice | 0.871 | 0.800 to 0.930 | 0.310 | 41 |" in text
+    assert r"| HD95 \| µm | 1,234 |" in text
+    assert "- Only one scanner." in text
+
+
+def test_the_readme_says_what_the_card_says(tmp_path: Path) -> None:
+    words = {
+        "intended_use": "For nobody.",
+        "limits": "Fails: everywhere.",
+        "data": "# None",
+        "licence": "in-house: ask",
+    }
+    model = lively()
+    model.card = replace(model.card, **words)
+    text = (export(model, tmp_path / "p") / "README.md").read_text(encoding="utf-8")
+    assert all(word in text for word in words.values())
+    assert "Not stated." in text.split("## Metrics")[1]
+    front = HubCard(text).data
+    assert (front.license, front.license_name) == ("other", "in-house: ask")
+    assert front.eval_results is None
+
+
+def test_a_real_example_is_shown(tmp_path: Path) -> None:
+    windows = np.full((6, 24, 37, 3), (10, 200, 30), np.uint8)
+    folder = export(lively(), tmp_path / "p", example=windows)
+    picture = np.asarray(Image.open(folder / "example.png"))
+    np.testing.assert_array_equal(picture, np.broadcast_to(np.uint8([10, 200, 30]), picture.shape))
+    assert "(example.png)" in (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "example.png").write_bytes(b"")
+    with pytest.raises(BadFileError, match="altered or damaged"):
+        load_model(folder)
+
+
+def test_exports_of_one_model_are_the_same_bytes(package: Path, tmp_path: Path) -> None:
+    again = export(lively(), tmp_path / "p")
+    for name in ("model.safetensors", "model.onnx", "example.npz"):
+        assert (again / name).read_bytes() == (package / name).read_bytes(), name
+    assert str(Path(__file__).parents[1]).encode() not in (again / "model.onnx").read_bytes()
+
+
+def test_bags_of_any_size(tmp_path: Path, bags: Model) -> None:
+    folder = export(bags, tmp_path / "p")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    for batch, instances in ((1, 1), (1, 63), (3, 7)):
+        x = random.normal(size=(batch, instances, 5)).astype(np.float32)
+        x[-1, max(1, instances // 2) :] = np.nan
+        (scores,) = session.run(None, {"windows": x})
+        with torch.inference_mode():
+            np.testing.assert_allclose(scores, bags(torch.from_numpy(x)).numpy(), atol=1e-5)
+    assert np.isnan(np.load(folder / "example.npz")["windows"]).any(), "padding must be part of the comparison"
+    assert sorted(p.name for p in folder.glob("*.png")) == []
+    done = subprocess.run([sys.executable, "-c", snippets(folder)[1]], cwd=folder, capture_output=True, check=True)
+    assert b"malignant" in done.stdout
+
+
+def test_bags_of_one_instance_and_of_none(tmp_path: Path, bags: Model) -> None:
+    export(bags, tmp_path / "p", example=np.zeros((1, 1, 5), np.float32))
+    with pytest.raises(BadShapeError, match="N, 5"):
+        export(bags, tmp_path / "q", example=np.zeros((1, 0, 5), np.float32))
+
+
+def test_every_task(tmp_path: Path) -> None:
+    model = lively("cnn")
+    several = Model(model.net, replace(model.card, task="multilabel", activation="sigmoid"))
+    assert load_model(export(several, tmp_path / "several")).card.task == "multilabel"
+    amounts = numbers((1e6, 0.0, 40.0), (3e4, 1e-6, 9.0))
+    folder = export(amounts, tmp_path / "amounts")
+    windows = torch.randint(0, 256, (2, 24, 37, 3), dtype=torch.uint8)
+    assert torch.equal(load_model(folder)(windows), amounts.eval()(windows))
+    assert HubCard.load(folder / "README.md").data.pipeline_tag == "other"
+
+
+@pytest.mark.parametrize("spreads", [(1e-6, 1e-6, 1e-6), (1e5, 1e5, 1e5)])
+def test_differences_count_on_the_scale_of_a_regression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spreads: tuple[float, ...]
+) -> None:
+    """A graph that is 1 % of a spread off is refused, however small or large the numbers are."""
+    write = dhlab.packaging._write_graph
+
+    def write_another(model: Model, *rest) -> None:
+        net = nn.Sequential(model.net, Shift(0.01))
+        write(Model(net, model.card).eval(), *rest)
+
+    monkeypatch.setattr(dhlab.packaging, "_write_graph", write_another)
+    with pytest.raises(BadValueError, match=r"onnxruntime differs .* by 0\.01"):
+        export(numbers((0.0, 0.0, 0.0), spreads), tmp_path / "p")
+
+
+class Shift(nn.Module):
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.amount
+
+
+def test_refuses_weights_of_another_shape(package: Path, tmp_path: Path) -> None:
+    """Even if the checksum was made to fit."""
+    from safetensors.torch import load_file, save_file
+
+    folder = copy(package, tmp_path / "p")
+    weights = load_file(folder / "model.safetensors")
+    weights["net.head.bias"] = torch.zeros(7)
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["sha256"]["model.safetensors"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadFileError, match=r"net\.head\.bias"):
+        load_model(folder)
 
 
 def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
@@ -187,6 +399,7 @@ def test_refuses_a_missing_file(package: Path, tmp_path: Path) -> None:
         ({"card": None}, "model card"),
         ({"sha256": {}}, "checksum"),
         ({"sha256": {"../secret": "0", "model.safetensors": "0"}}, "of the package itself"),
+        ({"sha256": {"/etc/hostname": "0", "model.safetensors": "0"}}, "of the package itself"),
     ],
 )
 def test_refuses_a_bad_configuration(package: Path, tmp_path: Path, change: dict, match: str) -> None:
