@@ -35,7 +35,7 @@ def lively(name: str = "unet", **arguments) -> Model:
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
                 change = torch.rand(tensor.shape, generator=generator)
-                tensor.mul_(0.7 + 0.6 * change).add_(0.05 * change)
+                tensor.mul_(0.7 + 0.6 * change).add_(0.01 * change)
     return model
 
 
