@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dhlab.datasets.dataset import Dataset
 from dhlab.datasets.drawing import draw_sample
+from dhlab.datasets.leakage import check_apart, find_duplicates
 from dhlab.datasets.samples import ArraySamples, JoinedSamples, PickedSamples, Samples
 from dhlab.datasets.targets import check_targets
 
@@ -13,6 +14,8 @@ __all__ = [
     "JoinedSamples",
     "PickedSamples",
     "Samples",
+    "check_apart",
     "check_targets",
     "draw_sample",
+    "find_duplicates",
 ]

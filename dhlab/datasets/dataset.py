@@ -486,6 +486,51 @@ class Dataset:
             )
 
     @classmethod
+    def from_bags(
+        cls,
+        bags: Sequence[Any],
+        targets: ArrayLike,
+        *,
+        classes: Sequence[str],
+        task: str = "classification",
+        groups: Sequence[str] = (),
+        name: str = "bags",
+    ) -> Dataset:
+        """Make a dataset of bags of instances with one label each, for multiple-instance learning.
+
+        Parameters
+        ----------
+        bags
+            Per bag its instances, ``(instances, features)`` floating-point, or an object with such `features`; any
+            number of instances.
+        targets
+            ``(N,)`` class indices (-1 does not count), or ``(N, classes)`` as in `from_arrays`.
+        classes
+            Class names.
+        task
+            ``"classification"``, ``"multilabel"`` or ``"regression"``.
+        groups
+            Patient of each bag; else each stands for itself.
+        name
+            Short name for people.
+
+        Returns
+        -------
+        Dataset
+            With axes ``"ic"``; a batch is padded to its largest bag with rows of NaN.
+
+        Raises
+        ------
+        BadShapeError
+            If a bag is empty, or bags differ in their number of features.
+        BadValueError
+            If a bag holds NaN, or a target is not among the classes.
+        """
+        from dhlab.datasets.bags import gather_bags
+
+        return gather_bags(bags, targets, classes=classes, task=task, groups=groups, name=name)
+
+    @classmethod
     def concat(cls, datasets: Sequence[Dataset]) -> Dataset:
         """Join datasets of the same classes, task, axes and window shape, one after the other.
 
@@ -505,7 +550,10 @@ class Dataset:
                         f"{other.name!r} has {what} {getattr(other, what)}, {first.name!r} {getattr(first, what)}; "
                         "expected the same."
                     )
-            if other[0][0].shape != first[0][0].shape or other[0][0].dtype != first[0][0].dtype:
+            windows = [data[0][0] for data in (other, first)]
+            # Bags have any number of instances.
+            shapes = [tuple(n for n, a in zip(w.shape, first.axes, strict=True) if a != "i") for w in windows]
+            if shapes[0] != shapes[1] or windows[0].dtype != windows[1].dtype:
                 raise BadValueError(f"windows of {other.name!r} and {first.name!r} differ in shape or dtype.")
         # Bare numbers name nobody: the same number in two sets is not the same sample.
         groups = tuple(

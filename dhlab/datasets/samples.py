@@ -146,7 +146,14 @@ class JoinedSamples:
 
 
 def _scatter(parts: Sequence[NDArray[Any]], places: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
-    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    count, shapes = sum(map(len, parts)), {part.shape[1:] for part in parts}
+    if len(shapes) == 1:
+        whole = np.empty((count, *parts[0].shape[1:]), parts[0].dtype)
+        for part, place in zip(parts, places, strict=True):
+            whole[place] = part
+        return whole
+    # Bags: each part was padded to its own largest.
+    whole = np.full((count, max(shape[0] for shape in shapes), *parts[0].shape[2:]), np.nan, parts[0].dtype)
     for part, place in zip(parts, places, strict=True):
-        whole[place] = part
+        whole[place, : part.shape[1]] = part
     return whole
