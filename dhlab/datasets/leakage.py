@@ -52,6 +52,8 @@ def check_apart(first: Dataset, second: Dataset, *, duplicates: bool = True, ali
         and how many there are.
     """
     faults = []
+    if overlapping := _overlaps(first.samples, second.samples):
+        faults.append(_tell(len(overlapping), "scan with windows that overlap", overlapping, "scans with such windows"))
     if first.unit_name == second.unit_name == "patient":
         patients = sorted(set(first.groups) & set(second.groups))
         if patients:
@@ -60,12 +62,13 @@ def check_apart(first: Dataset, second: Dataset, *, duplicates: bool = True, ali
     files = sorted(set.intersection(*({os.path.realpath(p) for paths in place for p in paths} for place in places)))
     if files:
         faults.append(_tell(len(files), "file", files))
-    if duplicates and not files:
+    if duplicates and not files and not overlapping:
         pairs = _pairs(fingerprints(first), fingerprints(second), alike)
         told = [f"{_name(places[0], i)} and {_name(places[1], j)}" for i, j in pairs[:SHOWN]]
         if pairs:
-            faults.append(_tell(len(pairs), "pair of pictures that are nearly the same", told, "pairs of pictures that "
-                                "are nearly the same"))  # fmt: skip
+            faults.append(
+                _tell(len(pairs), "pair of nearly the same pictures", told, "pairs of nearly the same pictures")
+            )
     if faults:
         raise BadValueError(
             f"{first.name!r} and {second.name!r} are not apart: {'; '.join(faults)}. Figures on the second are too "
@@ -134,6 +137,35 @@ def locate(samples: Samples) -> list[tuple[str, ...]]:
     if isinstance(samples, JoinedSamples):
         return [paths for part in samples.parts for paths in locate(part)]
     return [()] * len(samples)
+
+
+def _windows(samples: Samples) -> dict[str, NDArray[np.int64]]:
+    """Return by scan the corners of its windows in level-0 pixels, ``(N, 2, ndim)``."""
+    if isinstance(samples, PickedSamples) and hasattr(samples.source, "tiles"):
+        found = _windows(samples.source)
+        return {name: corners[samples.indices] for name, corners in found.items()}
+    if isinstance(samples, JoinedSamples):
+        joined: dict[str, list[NDArray[np.int64]]] = {}
+        for part in samples.parts:
+            for name, corners in _windows(part).items():
+                joined.setdefault(name, []).append(corners)
+        return {name: np.concatenate(corners) for name, corners in joined.items()}
+    if not hasattr(samples, "tiles"):
+        return {}
+    scan, grid = samples.tiles.scan, samples.tiles.grid
+    starts = grid.starts()
+    ends = starts + np.rint(np.asarray(grid.tile) * np.asarray(grid.scale)).astype(np.int64)
+    return {str(scan.meta.get("path", scan.name)): np.stack([starts, ends], 1)}
+
+
+def _overlaps(first: Samples, second: Samples) -> list[str]:
+    """Return the scans of which both show the same place."""
+    ours, theirs = _windows(first), _windows(second)
+    return [
+        name
+        for name in sorted(ours.keys() & theirs.keys())
+        if any(((start < theirs[name][:, 1]) & (theirs[name][:, 0] < end)).all(1).any() for start, end in ours[name])
+    ]
 
 
 def _read_small(samples: Samples, indices: NDArray[np.int64], axes: str) -> NDArray[Any]:

@@ -237,3 +237,33 @@ def test_shows_itself(scan, drawn):
         np.zeros((3, 2, 50), np.float32), [0, 1, 0], classes=("<b>", "c"), task="classification", axes="ct"
     )
     assert "&lt;b&gt;" in signals._repr_html_()
+
+
+def test_windows_of_a_class_each(scan, drawn):
+    options = {"classes": CLASSES, "tile": 40, "overlap": 0.5}
+    data = Dataset.from_annotations(scan, drawn, task="classification", min_share=0.8, **options)
+    images, labels = data.batch(range(len(data)))
+    assert labels.shape == (len(data),)
+    assert np.array_equal(data.class_counts, np.bincount(labels, minlength=3))
+    assert set(data.groups) and data.unit_name == "block"
+    for image, label in zip(images, labels, strict=True):
+        (top, left), (bottom, right) = places(image).min(0), places(image).max(0) + 1
+        box = shapely.box(left, top, right, bottom)
+        assert SHAPES[CLASSES[label]].intersection(box).area / box.area > 0.78
+    lax = Dataset.from_annotations(scan, drawn, task="classification", min_share=0.2, **options)
+    assert len(lax) > len(data)
+    assert lax.samples.fresh(3) is None
+    with pytest.raises(BadValueError, match="90% of its pixels in one of hole.*min_share"):
+        Dataset.from_annotations(
+            scan,
+            drawn,
+            classes=("hole",),
+            tile=95,
+            task="classification",
+            min_share=0.9,
+            region=((510, 290), (120, 130)),
+        )
+    with pytest.raises(BadValueError, match="task 'regression'"):
+        Dataset.from_annotations(scan, drawn, task="regression", **options)
+    with pytest.raises(BadValueError, match="min_share 2"):
+        Dataset.from_annotations(scan, drawn, min_share=2, **options)

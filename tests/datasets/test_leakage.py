@@ -57,7 +57,9 @@ CHANGES = ("jpeg50", "brighter", "0.5", "0.77", "2")
 def test_copies_are_found(how):
     images = texture(12)
     copies = np.stack([changed(image, how) for image in images[[3, 8]]])
-    with pytest.raises(BadValueError, match=r"2 pairs of pictures.*sample 3 and sample 0, sample 8 and sample 1"):
+    with pytest.raises(
+        BadValueError, match=r"2 pairs of nearly the same pictures.*sample 3 and sample 0, sample 8 and sample 1"
+    ):
         check_apart(arrays(images), arrays(copies, name="copies"))
     check_apart(arrays(images[:3]), arrays(copies))
     check_apart(arrays(images), arrays(copies), duplicates=False)
@@ -119,6 +121,27 @@ def test_shared_patients_and_files_are_named(tmp_path):
         check_apart(data, Dataset.from_folder(tmp_path / "linked"))
 
 
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_regions_of_one_scan_may_not_overlap(task):
+    import shapely
+
+    from dhlab.annotations import Annotations
+    from dhlab.scan import Scan
+
+    scan = Scan.from_array(texture(1, 300)[0], "yxc", spacing=0.5, unit="µm", name="slide")
+    drawn = Annotations.from_geometries([shapely.box(0, 0, 300, 300)], ["all"], parent=scan)
+
+    def cut(start: int) -> Dataset:
+        return Dataset.from_annotations(
+            scan, drawn, classes=("all",), tile=25, spacing=1.0, task=task, region=((start, 0), (100, 300))
+        )
+
+    check_apart(cut(0), cut(100))
+    with pytest.raises(BadValueError, match=r"1 scan with windows that overlap in both \(slide\)"):
+        check_apart(Dataset.concat([cut(200), cut(0)]), cut(90))
+    check_apart(cut(0).subset([0]), cut(90))
+
+
 def test_samples_without_names_share_no_patient():
     images = texture(8)
     check_apart(arrays(images[:4]), arrays(images[4:]))
@@ -168,5 +191,5 @@ def test_the_published_chest_set_repeats_pictures_across_its_splits():
     assert len(pairs) == 2
     for i, j in pairs:
         assert np.array_equal(sets[0][i][0], sets[0][j][0])
-    with pytest.raises(BadValueError, match="'train' and 'val' are not apart: 2 pairs of pictures"):
+    with pytest.raises(BadValueError, match="'train' and 'val' are not apart: 2 pairs of nearly the same pictures"):
         check_apart(*sets)
