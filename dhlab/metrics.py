@@ -213,15 +213,20 @@ def auc(truth: ArrayLike, score: ArrayLike) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(scores) - count)))
 
 
-def mean_auc(truth: ArrayLike, score: ArrayLike) -> float:
-    """Return the mean area under the ROC curve over labels; NaN if none has both kinds.
+def mean_auc(truth: ArrayLike, scores: ArrayLike) -> float:
+    """Return the mean over classes of the area under the ROC curve; NaN if it is defined for none.
 
     Parameters
     ----------
     truth
-        ``(N, labels)`` 1 for there, 0 for not there, -1 for unknown.
-    score
-        ``(N, labels)`` finite numbers.
+        ``(N, K)`` 1 where a class applies, 0 where it does not, -1 where it is not known.
+    scores
+        ``(N, K)`` numbers, finite wherever truth is known.
+
+    Returns
+    -------
+    float
+        0 to 1. A class of which one kind is absent is left out.
 
     Raises
     ------
@@ -230,40 +235,47 @@ def mean_auc(truth: ArrayLike, score: ArrayLike) -> float:
     BadValueError
         If a score is not finite.
     """
-    true, scores = np.asarray(truth), np.asarray(score, np.float64)
-    if true.shape != scores.shape or true.ndim != 2:
-        raise BadShapeError(f"truth has shape {true.shape}, score {scores.shape}; expected the same, (N, labels).")
+    true, given = np.asarray(truth), np.asarray(scores, np.float64)
+    if true.ndim != 2 or true.shape != given.shape:
+        raise BadShapeError(f"truth has shape {true.shape}, scores {given.shape}; expected the same, (N, classes).")
     known = true != IGNORE
-    return mean_defined([auc(t[k] == 1, s[k]) for t, s, k in zip(true.T, scores.T, known.T, strict=True)])
+    return mean_defined([auc(t[k] == 1, s[k]) for t, s, k in zip(true.T, given.T, known.T, strict=True)])
 
 
 def r_squared(truth: ArrayLike, prediction: ArrayLike) -> float:
-    """Return the share of the variance that is explained; 0 for naming the mean, negative for worse.
+    """Return the share of variance explained, 1 - (sum of squared errors) / (sum of squares about the mean).
 
     Parameters
     ----------
     truth
-        Numbers, any shape; NaN does not count.
+        ``(N,)`` or ``(N, K)`` numbers, NaN where not known.
     prediction
-        Numbers, same shape.
+        Numbers of the same shape, finite wherever truth is known.
 
     Returns
     -------
     float
-        At most 1; NaN with fewer than two different true numbers.
+        At most 1; 0 for the mean of the truth. Several columns count equally; one with fewer than two known values,
+        or whose values are all the same, is left out, and NaN is returned if that leaves none.
 
     Raises
     ------
     BadShapeError
         If the shapes differ.
+    BadValueError
+        If a prediction is not finite.
     """
-    true, said = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-    if true.shape != said.shape:
-        raise BadShapeError(f"truth has shape {true.shape}, prediction {said.shape}; expected the same.")
+    true, given = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    if true.ndim not in (1, 2) or true.shape != given.shape:
+        raise BadShapeError(f"truth has shape {true.shape}, prediction {given.shape}; expected the same, 1-D or 2-D.")
     known = ~np.isnan(true)
-    true, said = true[known], said[known]
-    spread = ((true - true.mean()) ** 2).sum() if true.size else 0.0
-    return float(1 - ((true - said) ** 2).sum() / spread) if spread > 0 else float("nan")
+    if not np.isfinite(given[known]).all():
+        raise BadValueError("prediction holds NaN or infinity; expected finite numbers.")
+    explained = []
+    for t, p, k in zip(np.atleast_2d(true.T), np.atleast_2d(given.T), np.atleast_2d(known.T), strict=True):
+        spread = float(((t[k] - t[k].mean()) ** 2).sum()) if k.any() else 0.0
+        explained.append(1 - float(((t[k] - p[k]) ** 2).sum()) / spread if spread else np.nan)
+    return mean_defined(explained)
 
 
 def expected_calibration_error(truth: ArrayLike, probability: ArrayLike, *, bins: int = 15) -> float:

@@ -59,6 +59,47 @@ def test_auc_of_worked_examples():
         metrics.auc([0, 1, 1], [0, 1])
 
 
+def test_mean_auc_is_the_mean_over_classes_that_have_both_kinds():
+    peer = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle here")
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 2, (63, 4))
+    scores = rng.normal(size=(63, 4)) + truth
+    assert metrics.mean_auc(truth, scores) == pytest.approx(peer.roc_auc_score(truth, scores, average="macro"))
+    truth[:, 0] = 1
+    expected = [peer.roc_auc_score(truth[:, k], scores[:, k]) for k in (1, 2, 3)]
+    assert metrics.mean_auc(truth, scores) == pytest.approx(np.mean(expected))
+    truth[:7, 1], scores[:7, 1] = -1, math.nan
+    expected[0] = peer.roc_auc_score(truth[7:, 1], scores[7:, 1])
+    assert metrics.mean_auc(truth, scores) == pytest.approx(np.mean(expected))
+    assert math.isnan(metrics.mean_auc(np.ones((3, 2)), np.zeros((3, 2))))
+    assert math.isnan(metrics.mean_auc(np.zeros((0, 2)), np.zeros((0, 2))))
+    with pytest.raises(BadShapeError, match=r"\(3, 2\)"):
+        metrics.mean_auc(np.ones((3, 2)), np.zeros(3))
+
+
+def test_r_squared_agrees_with_scikit_learn():
+    peer = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle here")
+    rng = np.random.default_rng(3)
+    truth = rng.normal(size=(63, 3)) * [1, 10, 100]
+    prediction = truth + rng.normal(size=(63, 3)) * [1, 20, 30]
+    assert metrics.r_squared(truth, prediction) == pytest.approx(peer.r2_score(truth, prediction))
+    assert metrics.r_squared(truth[:, 1], prediction[:, 1]) == pytest.approx(
+        peer.r2_score(truth[:, 1], prediction[:, 1])
+    )
+    assert metrics.r_squared([3, -0.5, 2, 7], [2.5, 0.0, 2, 8]) == pytest.approx(0.9486081370449679)
+    assert metrics.r_squared(truth, np.broadcast_to(truth.mean(0), truth.shape)) == pytest.approx(0)
+    truth[::2, 0], prediction[::2, 0] = math.nan, math.nan
+    expected = [peer.r2_score(truth[1::2, 0], prediction[1::2, 0])]
+    expected += [peer.r2_score(truth[:, k], prediction[:, k]) for k in (1, 2)]
+    assert metrics.r_squared(truth, prediction) == pytest.approx(np.mean(expected))
+    assert math.isnan(metrics.r_squared([], []))
+    assert math.isnan(metrics.r_squared([1.0, math.nan], [1.0, 2.0]))
+    with pytest.raises(BadValueError, match="NaN"):
+        metrics.r_squared([1, 2], [1, math.nan])
+    with pytest.raises(BadShapeError, match="expected the same"):
+        metrics.r_squared([1, 2], [1])
+
+
 def test_dice_and_iou_of_a_worked_example():
     truth = np.array([[0, 0, 1], [1, 1, -1]])
     prediction = np.array([[0, 1, 1], [1, 0, 2]])
@@ -138,29 +179,3 @@ def test_interval_of_one_group_is_not_defined():
     assert math.isnan(high)
     with pytest.raises(BadValueError, match="0 groups"):
         metrics.bootstrap_interval(lambda i: 0.0, [])
-
-
-def test_mean_auc_leaves_unknown_labels_out():
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(3)
-    truth, score = rng.integers(0, 2, (63, 3)), rng.random((63, 3))
-    assert metrics.mean_auc(truth, score) == pytest.approx(roc_auc_score(truth, score))
-    hidden = truth.copy()
-    hidden[:20, 1] = -1
-    one = roc_auc_score(truth[20:, 1], score[20:, 1])
-    others = [roc_auc_score(truth[:, k], score[:, k]) for k in (0, 2)]
-    assert metrics.mean_auc(hidden, score) == pytest.approx(np.mean([one, *others]))
-    assert np.isnan(metrics.mean_auc(np.ones((5, 2), int), rng.random((5, 2))))
-
-
-def test_r_squared_is_scikit_learns():
-    from sklearn.metrics import r2_score
-
-    rng = np.random.default_rng(4)
-    truth = rng.normal(size=31)
-    said = truth + rng.normal(size=31)
-    assert metrics.r_squared(truth, said) == pytest.approx(r2_score(truth, said))
-    assert metrics.r_squared([*truth, np.nan], [*said, 3.0]) == pytest.approx(r2_score(truth, said))
-    assert metrics.r_squared(truth, np.full(31, truth.mean())) == pytest.approx(0)
-    assert np.isnan(metrics.r_squared([2.0, 2.0], [1.0, 2.0]))
