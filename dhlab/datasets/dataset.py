@@ -486,6 +486,92 @@ class Dataset:
             )
 
     @classmethod
+    def from_yaml(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        task: str | None = None,
+        values: Mapping[str, Value] | None = None,
+        patient: Patient | None = None,
+        check: bool = False,
+        allow_outside: bool = False,
+        allow_leakage: bool = False,
+        size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        stack: str | None = None,
+    ) -> Dataset:
+        """Read a dataset in the DeepHealth format, as the DeepHealth toolkit and ECVL write it.
+
+        Labels may be class names or indices, lists of them (several labels), or paths of masks. Where a file mixes
+        them, classes decide: one list that has not exactly one entry makes it multilabel, else one class makes it
+        a classification, and only without classes is it a segmentation. Samples labelled otherwise, or not at all,
+        are kept as unlabelled. Pixels are read when a batch is; without `check` a file need not be there.
+
+        Parameters
+        ----------
+        path
+            The ``.yml`` or ``.yaml`` file; locations start from its folder.
+        task
+            ``"classification"``, ``"multilabel"`` or ``"segmentation"``; None is what the labels say.
+        values
+            Class names with their mask values, as in `from_pairs`. None: the file's classes by index; without
+            classes ``{"background": 0, "foreground": "rest"}``.
+        patient
+            Feature with the patient, or regular expression on the path, or function of it. None: a feature called
+            patient or subject, if there is one.
+        check
+            Open every file's header: all are there, all alike.
+        allow_outside
+            Take files that do not lie below the folder, links resolved.
+        allow_leakage
+            Keep splits that share a patient or a sample.
+        size
+            Height and width in pixels that pictures are resized to, one number for both; None leaves them.
+        channels
+            1 for grey, 3 for colour without alpha; None leaves them.
+        stack
+            Axis along which the files of a sample with several are stacked, ``"z"`` or ``"c"``; None chooses ``"z"``
+            for pictures and ``"c"`` for volumes.
+
+        Returns
+        -------
+        Dataset
+            The samples in the file's order, with its splits, and its values as `features`.
+
+        Raises
+        ------
+        NotFoundError
+            If the file, or with `check` an image, is not there.
+        BadFileError
+            If it is no YAML.
+        UnknownNameError
+            If a label is no class, or a value no feature.
+        BadValueError
+            If an index is out of range, a location stands twice, is a URL or leaves the folder, or splits share a
+            patient.
+
+        Warns
+        -----
+        DHLabWarning
+            If some labels are of a kind that the task does not take.
+        """
+        from dhlab.datasets.deephealth import read_yaml
+
+        with stage("data", verb="from_yaml", file=Path(path).name):
+            return read_yaml(
+                path,
+                task=task,
+                values=values,
+                patient=patient,
+                check=check,
+                allow_outside=allow_outside,
+                allow_leakage=allow_leakage,
+                size=size,
+                channels=channels,
+                stack=stack,
+            )
+
+    @classmethod
     def from_bags(
         cls,
         bags: Sequence[Any],
@@ -660,6 +746,48 @@ class Dataset:
             If a class has too few patients to be in every fold.
         """
         return make_folds(self, count, seed)
+
+    def to_yaml(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        description: str = "",
+        allow_outside: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the dataset in the DeepHealth format; `from_yaml` gives it back.
+
+        Files are listed, not copied. What the format cannot say (task, mask values, which feature is the patient)
+        stands under a key ``dhlab`` that other readers pass over. Sizes and channels asked for are not kept.
+
+        Parameters
+        ----------
+        path
+            Where to; above the files, so that their paths stay below its folder.
+        description
+            What the dataset is.
+        allow_outside
+            List files elsewhere by their whole path.
+        overwrite
+            Replace what is there.
+
+        Returns
+        -------
+        Path
+            Where it was written.
+
+        Raises
+        ------
+        BadValueError
+            If samples lie in no file or outside the folder, or the format cannot hold their targets.
+        ConflictError
+            If something is there and `overwrite` is off.
+        StorageError
+            If it cannot be written.
+        """
+        from dhlab.datasets.deephealth import write_yaml
+
+        return write_yaml(self, path, description=description, allow_outside=allow_outside, overwrite=overwrite)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Read several samples; windows of a scan decode each stored tile once.

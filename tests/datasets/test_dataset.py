@@ -245,7 +245,8 @@ def test_windows_of_a_class_each(scan, drawn):
     images, labels = data.batch(range(len(data)))
     assert labels.shape == (len(data),)
     assert np.array_equal(data.class_counts, np.bincount(labels, minlength=3))
-    assert set(data.groups) and data.unit_name == "block"
+    assert set(data.groups)
+    assert data.unit_name == "block"
     for image, label in zip(images, labels, strict=True):
         (top, left), (bottom, right) = places(image).min(0), places(image).max(0) + 1
         box = shapely.box(left, top, right, bottom)
