@@ -492,6 +492,8 @@ class Dataset:
         *,
         task: str | None = None,
         values: Mapping[str, Value] | None = None,
+        ignore: Sequence[int | Sequence[int]] = (),
+        tolerance: int = 0,
         patient: Patient | None = None,
         check: bool = False,
         allow_outside: bool = False,
@@ -516,6 +518,10 @@ class Dataset:
         values
             Class names with their mask values, as in `from_pairs`. None: the file's classes by index; without
             classes ``{"background": 0, "foreground": "rest"}``.
+        ignore
+            With `values`: mask values whose pixels do not count.
+        tolerance
+            With `values`: how far, in grey levels, a mask value may lie from a named one.
         patient
             Feature with the patient, or regular expression on the path, or function of it. None: a feature called
             patient or subject, if there is one.
@@ -556,12 +562,13 @@ class Dataset:
             If some labels are of a kind that the task does not take.
         """
         from dhlab.datasets.deephealth import read_yaml
+        from dhlab.datasets.masks import MaskValues
 
         with stage("data", verb="from_yaml", file=Path(path).name):
             return read_yaml(
                 path,
                 task=task,
-                values=values,
+                values=None if values is None else MaskValues(dict(values), tuple(ignore), tolerance),
                 patient=patient,
                 check=check,
                 allow_outside=allow_outside,

@@ -29,13 +29,12 @@ from dhlab.errors import (
 from dhlab.tasks import IGNORE, TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from dhlab.datasets.groups import Patient
     from dhlab.datasets.listing import Listing
-    from dhlab.datasets.masks import Value
     from dhlab.datasets.samples import Samples
 
 __all__ = ["list_masks", "read_yaml", "write_yaml"]
@@ -49,7 +48,7 @@ def read_yaml(
     path: str | os.PathLike[str],
     *,
     task: str | None,
-    values: Mapping[str, Value] | None,
+    values: MaskValues | None,
     patient: Patient | None,
     check: bool,
     allow_outside: bool,
@@ -196,10 +195,10 @@ def _class_targets(source: Path, content: Listing, task: str) -> NDArray[np.int6
     return np.array([IGNORE if label.classes is None else label.classes[0] for label in content.labels], np.int64)
 
 
-def _coding(content: Listing, values: Mapping[str, Value] | None) -> MaskValues:
+def _coding(content: Listing, values: MaskValues | None) -> MaskValues:
     """Return what mask values stand for: as given, as the file says, or by the format's habit."""
     if values is not None:
-        return MaskValues(dict(values))
+        return values
     named = content.ours.get("values")
     if isinstance(named, dict):
         ignored = content.ours.get("ignore")

@@ -30,7 +30,7 @@ def draw_sample(image: NDArray[Any], target: NDArray[np.int64] | None, axes: str
     image
         Window in the order of `axes`, any dtype.
     target
-        Mask ``(*space)`` int64 with -1 for unlabelled (white); None, or a single index, draws none.
+        Mask ``(*space)`` int64 with -1 for unlabelled (white); None, or any other target, draws none.
     axes
         Axis letters of the window.
     side
@@ -54,7 +54,7 @@ def draw_sample(image: NDArray[Any], target: NDArray[np.int64] | None, axes: str
 
     picture = square(Scan.from_array(image, axes, pyramid=False))
     space = axes.replace("c", "")
-    if target is None or target.ndim == 0 or "y" not in space or "x" not in space:
+    if target is None or target.ndim != len(space) or "y" not in space or "x" not in space:
         return picture
     labels = Scan.from_array((target + 1).astype(np.uint8), space, kind="labels", pyramid=False)
     return np.concatenate([picture, square(labels)])
@@ -108,7 +108,8 @@ def _sheet(dataset: Dataset) -> str:
     if "i" in dataset.axes:
         return ""
     images, targets = dataset.samples.read(picked)
-    columns = [draw_sample(i, t, dataset.axes, SIDE) for i, t in zip(images, targets, strict=True)]
+    masks = targets if TASKS[dataset.task].dense else [None] * len(images)
+    columns = [draw_sample(image, mask, dataset.axes, SIDE) for image, mask in zip(images, masks, strict=True)]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(columns, axis=1)).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os.path
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhlab.datasets.splitting import check_splits
-from dhlab.errors import BadFileError, BadValueError, NotFoundError, UnknownNameError, suggest
+from dhlab.errors import BadFileError, BadValueError, DHLabWarning, NotFoundError, UnknownNameError, suggest
 from dhlab.io import READERS, suffix_of
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class _Reader:
         self.allow_outside = allow_outside
         self.resolved: dict[str, str] = {}
         self.classes: tuple[str, ...] = ()
+        self.unnamed = 0
 
     def read(self) -> Listing:
         whole = self._load()
@@ -125,6 +127,13 @@ class _Reader:
             places.append(place)
             labels.append(self._label(index, item.get("label"), place))
             rows.append(self._values(index, item.get("values"), declared))
+        if self.unnamed:
+            warnings.warn(
+                f"{self.source}: {self.unnamed} of {len(entries)} images have more values than there are features "
+                f"({len(declared)}); the others are called 'value {len(declared) + 1}' and so on. Name them.",
+                DHLabWarning,
+                stacklevel=6,
+            )
         names = dict.fromkeys([*declared, *(name for row in rows for name in row)])
         return Listing(
             name=str(whole.get("name") or self.source.stem),
@@ -225,9 +234,10 @@ class _Reader:
         if values is None:
             return {}
         if isinstance(values, list):
-            if len(values) > len(declared):
-                raise self._fault(index, f"{len(values)} values for {len(declared)} features; expected no more")
-            values = dict(zip(declared, values, strict=False))
+            # Published files list more values than features; what has no name is known by its position.
+            self.unnamed += len(values) > len(declared)
+            names = (*declared, *(f"value {place + 1}" for place in range(len(declared), len(values))))
+            values, declared = dict(zip(names, values, strict=False)), names
         if not isinstance(values, dict):
             raise self._fault(index, f"values are {_short(values)}; expected a list, or names with values")
         row = {}

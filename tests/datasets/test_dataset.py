@@ -239,6 +239,18 @@ def test_shows_itself(scan, drawn):
     assert "&lt;b&gt;" in signals._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [("multilabel", [[0, 1], [1, -1]]), ("regression", [[0.5, np.nan], [1, 2]]), ("classification", [1, 0])],
+)
+@pytest.mark.parametrize("axes", ["yxc", "zyx", "ct"])
+def test_every_task_shows_itself(task, targets, axes):
+    shape = {"yxc": (9, 7, 3), "zyx": (5, 9, 7), "ct": (2, 90)}[axes]
+    images = np.random.default_rng(0).integers(0, 255, (2, *shape)).astype(np.uint8)
+    data = Dataset.from_arrays(images, targets, classes=("a", "b"), task=task, axes=axes)
+    assert "data:image/png" in data._repr_html_()
+
+
 def test_windows_of_a_class_each(scan, drawn):
     options = {"classes": CLASSES, "tile": 40, "overlap": 0.5}
     data = Dataset.from_annotations(scan, drawn, task="classification", min_share=0.8, **options)

@@ -107,6 +107,17 @@ def test_a_mask_of_another_size_is_refused(folder, size):
         load(folder, size=size)
 
 
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_threads_change_nothing(folder, monkeypatch, threads):
+    monkeypatch.setenv("DHLAB_THREADS", threads)
+    order = [3, 0, 2, 1] * 5
+    images, targets = load(folder, size=(20, 30)).batch(order)
+    for image, target, index in zip(images, targets, order, strict=True):
+        alone = load(folder, size=(20, 30))[index]
+        assert np.array_equal(image, alone[0])
+        assert np.array_equal(target, alone[1])
+
+
 def test_unknown_values_are_counted(folder):
     mask = np.zeros((37, 41), np.uint8)
     mask[:2, :3], mask[9, 9] = 7, 9
