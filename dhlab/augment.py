@@ -41,7 +41,7 @@ def augment_batch(
     images
         ``(B, *window)``, any dtype.
     targets
-        ``(B,)`` class indices, or ``(B, *space)`` masks, which move with their image.
+        ``(B, *space)`` masks, which move with their image, or any other targets, which stay.
     axes
         Axis letters of a window, as in `Scan`.
     seed, epoch
@@ -79,7 +79,7 @@ def augment_batch(
             if picture.shape[plane[0]] != picture.shape[plane[1]]:
                 turns -= turns % 2
             picture = _turn(picture, plane, turns, flip)
-            if mask.ndim:
+            if mask.ndim == len(space):
                 mask = _turn(mask, below, turns, flip)
         if coloured:
             picture = _recolour(picture, draw, strength)

@@ -449,7 +449,10 @@ def create_model(
     """
     if name not in NETWORKS:
         raise UnknownNameError(f"no model {name!r}.{suggest(name, NETWORKS)}")
-    if task not in (None, NETWORKS[name].task):
+    kind = task or NETWORKS[name].task
+    if kind not in TASKS:
+        raise UnknownNameError(f"no task {kind!r}.{suggest(kind, TASKS)}")
+    if TASKS[kind].dense != TASKS[NETWORKS[name].task].dense:
         raise BadValueError(f"{name!r} does {NETWORKS[name].task}; got task {task!r}. Choose another model.")
     if value_range is None and RANGES.get(dtype, (0, 1)) is None:
         raise BadValueError(f"{dtype} has no range of its own; give value_range=(low, high), as in (-1000, 1000).")
@@ -458,7 +461,7 @@ def create_model(
     card = ModelCard(
         name=name,
         architecture=name,
-        task=NETWORKS[name].task,
+        task=kind,
         classes=tuple(classes),
         tile=(tile,) * ndim if isinstance(tile, int) else tuple(tile),
         spacing=(float(spacing),) * ndim if isinstance(spacing, (int, float)) else tuple(spacing),
@@ -468,7 +471,7 @@ def create_model(
         value_range=value_range or RANGES.get(dtype) or (0.0, 1.0),
         mean=tuple(mean) if mean is not None else (0.5,) * count,
         std=tuple(std) if std is not None else (0.25,) * count,
-        activation="sigmoid" if len(classes) == 1 else "softmax",
+        activation="sigmoid" if len(classes) == 1 and TASKS[kind].exclusive else TASKS[kind].activation,
         architecture_options=options,
     )
     if channels is not None and card.channels != channels:

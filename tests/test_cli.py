@@ -120,3 +120,63 @@ def test_doctor_tells_of_this_machine(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_runs_as_a_module_with_its_version() -> None:
     done = subprocess.run([sys.executable, "-m", "dhlab", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dhlab ")
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Pictures of two classes by ten patients, in a folder per class."""
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        kind = number % 2
+        place = tmp_path / "pictures" / ("red", "blue")[kind]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(60, 180, (24, 24, 3))
+        pixels[..., 2 * kind] += 60
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"P{number // 4}_{number}.png")
+    return tmp_path / "pictures"
+
+
+TRAIN = ("--data", r"patient=(P\d+)_", "--model", "width=6", "depth=2", "--fit", "epochs=4", "batch_size=4")
+
+
+def test_train_evaluate_export(capsys: pytest.CaptureFixture[str], classes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trained = run(capsys, "train", classes, "-m", "cnn", "-o", out, *TRAIN, "--quiet")
+    assert (out / "training.html").exists()
+    assert "validation balanced accuracy" in trained
+    again = run(capsys, "train", classes, "-m", "cnn", "-o", out, *TRAIN, "--quiet")
+    assert again == trained
+    same = run(
+        capsys, "train", classes, "-m", "cnn", "-o", tmp_path / "other", "--run", out / "command.json", "--quiet"
+    )
+    assert same["training loss"] == trained["training loss"]
+
+    judged = run(capsys, "evaluate", classes, "-m", out, "-o", tmp_path / "judged.html", "--quiet")
+    assert 0 <= float(str(judged["AUC"])) <= 1
+    package = tmp_path / "package"
+    words = ("--report", tmp_path / "judged.json", "--card", "name=red or blue", "licence=CC0-1.0")
+    run(capsys, "export", out, "-o", package, *words)
+    assert "AUC" in (package / "README.md").read_text("utf-8")
+    card = json.loads((package / "config.json").read_text("utf-8"))["card"]
+    assert (card["name"], card["licence"], card["classes"]) == ("red or blue", "CC0-1.0", ["blue", "red"])
+    packaged = run(capsys, "evaluate", classes, "-m", package, "-o", tmp_path / "packaged.html", "--quiet", *TRAIN[:2])
+    assert set(packaged) == set(judged)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--fit", "epoch=3"), r"--fit epoch: fit has no such argument.*epochs"),
+        (("--data", "patients=x"), r"--data patients: from_folder has no such argument.*patient"),
+        (("--fit", "epochs"), "expected NAME=VALUE"),
+        (("--fit", "epochs=0"), "epochs is 0; expected"),
+        (("--run", "nowhere.json"), "expected JSON with the tables"),
+    ],
+)
+def test_train_says_what_is_wrong(capsys, classes: Path, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    import re
+
+    assert main(["train", str(classes), "-m", "cnn", "-o", str(tmp_path / "run"), "--quiet", *words]) == 1
+    assert re.search(told, capsys.readouterr().err)
+    assert main(["train", str(classes / "no.txt"), "-m", "cnn", "-o", str(tmp_path / "run")]) == 1
+    assert "a folder of classes, a table" in capsys.readouterr().err

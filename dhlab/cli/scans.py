@@ -1,75 +1,34 @@
-"""The command line: ``dhlab info | tissue | convert | predict | report | sample | doctor | demo``."""
+"""Commands about scans: say what one is, find tissue, convert, predict, report; samples, doctor, demo."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dhlab.errors import BadValueError, ConflictError, DHLabError
+from dhlab.errors import BadValueError, ConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from dhlab.report import Report
     from dhlab.scan import Scan
 
-__all__ = ["main"]
+__all__ = ["add_commands"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted.
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands about scans.
 
     Parameters
     ----------
-    arguments
-        Words after the program's name; None takes them from the shell.
+    add
+        Takes name, function, help and parents, and returns the command's parser.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        result = options.run(options)
-    except DHLabError as error:
-        print(f"dhlab {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"dhlab {options.command}: interrupted; the same command continues where it can.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    if options.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
-    else:
-        for key, value in result.items():
-            _print_item(key, value)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    import dhlab
-
-    parser = argparse.ArgumentParser(
-        prog="dhlab",
-        description="Whole slides and other scans, models and annotations for biomedical research.",
-        epilog="For research use only. Each command has its own help: dhlab predict --help.",
-    )
-    parser.add_argument("--version", action="version", version=f"dhlab {dhlab.__version__}")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print the result as JSON")
-    shared.add_argument("--quiet", action="store_true", help="show no progress")
     scan = argparse.ArgumentParser(add_help=False)
     scan.add_argument("scan", type=Path, help="slide, picture or OME-Zarr folder")
     scan.add_argument("--spacing", type=float, metavar="µm", help="pixel size, if the file states none or a wrong one")
     scan.add_argument("--icc", action="store_true", help="convert colours to sRGB with the file's ICC profile")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    def add(name: str, run: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, parents=[*parents, shared])
-        command.set_defaults(run=run)
-        return command
-
     add("info", _info, "Say what a scan is: size, spacing, levels, reader.", scan)
 
     tissue = add("tissue", _tissue, "Find the tissue and write it as a mask, a picture or GeoJSON.", scan)
@@ -109,7 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", _demo, "Do the main job on a real slide: tissue, training, heat map, regions, report.")
     demo.add_argument("-o", "--out", type=Path, default=Path("demo-output"), help="folder for results (%(default)s)")
     demo.add_argument("--epochs", type=int, help="passes over the training region (chosen for two cores)")
-    return parser
 
 
 def _open(options: argparse.Namespace) -> Scan:
@@ -240,19 +198,3 @@ def _demo(options: argparse.Namespace) -> dict[str, Any]:
     from dhlab.demo import run_demo
 
     return run_demo(options.out, epochs=options.epochs, progress=not options.quiet)
-
-
-def _print_item(key: str, value: Any) -> None:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        print(f"\n{key}")
-        columns = list(value[0])
-        rows = [[str(row.get(c, "")) for c in columns] for row in value]
-        widths = [max(len(c), *(len(r[i]) for r in rows)) for i, c in enumerate(columns)]
-        for line in (columns, *rows):
-            print("  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    elif isinstance(value, dict):
-        print(f"{key}: " + ", ".join(f"{k} {v}" for k, v in value.items()))
-    elif isinstance(value, list):
-        print(f"{key}: {', '.join(map(str, value))}")
-    else:
-        print(f"{key}: {value}")

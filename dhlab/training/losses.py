@@ -1,0 +1,182 @@
+"""What each task is trained on: plain losses with class weights, sample weights and targets that do not count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from dhlab.errors import BadShapeError, BadValueError
+from dhlab.tasks import IGNORE, TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["class_weights_of", "segmentation_loss", "task_loss"]
+
+
+def task_loss(
+    logits: Tensor,
+    targets: Tensor,
+    task: str,
+    *,
+    class_weights: Tensor,
+    sample_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the loss of a batch.
+
+    Cross-entropy (classification), the same with soft Dice (segmentation), binary cross-entropy (multilabel), or
+    Huber's loss (regression).
+
+    Parameters
+    ----------
+    logits
+        ``(B, classes, *space)`` or ``(B, classes)`` float32.
+    targets
+        As the task says (see `dhlab.tasks`); of a regression in units of its standard deviation.
+    task
+        Name of the task.
+    class_weights
+        ``(classes,)`` float32; of several labels the weight of what is there against what is not.
+    sample_weights
+        ``(B,)`` float32; None counts all alike.
+    label_smoothing
+        Share of the target that is spread over all classes.
+
+    Returns
+    -------
+    Tensor
+        Scalar; 0 with a gradient of 0 if nothing is labelled.
+    """
+    if task == "segmentation":
+        return segmentation_loss(
+            logits, targets, class_weights, sample_weights=sample_weights, label_smoothing=label_smoothing
+        )
+    if task == "classification":
+        return _entropy(logits, targets, class_weights, sample_weights, label_smoothing)
+    known = ~torch.isnan(targets) if task == "regression" else targets != IGNORE
+    if task == "regression":
+        each = functional.smooth_l1_loss(logits, targets.nan_to_num(), reduction="none") * class_weights
+    else:
+        truth = targets.clamp_min(0).to(logits.dtype)
+        truth = truth * (1 - label_smoothing) + label_smoothing / 2
+        each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none", pos_weight=class_weights)
+    counted = known.to(each.dtype) if sample_weights is None else known * sample_weights[:, None]
+    return (each * counted).sum() / counted.sum().clamp_min(1e-12)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    sample_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return weighted cross-entropy plus one minus the mean soft Dice of the classes in the batch.
+
+    Parameters
+    ----------
+    logits
+        ``(B, classes, *space)`` float32.
+    targets
+        ``(B, *space)`` int64; -1 does not count.
+    weights
+        ``(classes,)`` float32 weights of the cross-entropy.
+    sample_weights
+        ``(B,)`` float32; None counts all alike.
+    label_smoothing
+        Share of the target that is spread over all classes, in the cross-entropy.
+
+    Returns
+    -------
+    Tensor
+        Scalar; 0 with a gradient of 0 if no pixel is labelled.
+
+    References
+    ----------
+    Milletari, Navab and Ahmadi, "V-Net: Fully convolutional neural networks for volumetric medical image
+    segmentation", 3DV 2016.
+    """
+    chance = logits.softmax(1)
+    labelled = (targets != IGNORE).unsqueeze(1).to(chance.dtype)
+    if sample_weights is not None:
+        labelled = labelled * _beside(sample_weights, labelled)
+    truth = functional.one_hot(targets.clamp_min(0), logits.shape[1]).movedim(-1, 1) * labelled
+    across = [0, *range(2, logits.ndim)]
+    size = truth.sum(across)
+    present = size > 0
+    overlap = 2 * (chance * truth).sum(across) / ((chance * labelled).sum(across) + size).clamp_min(1e-6)
+    missed = (1 - overlap)[present].sum() / present.sum().clamp_min(1)
+    return _entropy(logits, targets, weights, sample_weights, label_smoothing) + missed
+
+
+def class_weights_of(kind: str | Sequence[float], counts: NDArray[np.int64], *, samples: int, task: str) -> Tensor:
+    """Return the weight of each class.
+
+    Parameters
+    ----------
+    kind
+        ``"root"`` one over the root of the class's share: rare ones count more, without drowning the rest;
+        ``"balanced"`` one over its share; ``"none"`` 1; or the weights themselves.
+    counts
+        ``(classes,)`` what is labelled per class.
+    samples
+        Number of samples, which several labels are counted against.
+    task
+        Name of the task; a regression has no shares, so that names mean 1.
+
+    Returns
+    -------
+    Tensor
+        ``(classes,)`` float32; of exclusive classes with mean 1.
+
+    Raises
+    ------
+    BadShapeError
+        If there is not a weight per class.
+    BadValueError
+        If a weight is negative or not finite, or all are 0.
+    """
+    if not isinstance(kind, str):
+        weights = np.asarray(kind, np.float64)
+        if weights.shape != counts.shape:
+            raise BadShapeError(f"class_weights has shape {weights.shape}; expected {counts.shape}, one per class.")
+        if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+            raise BadValueError(f"class_weights {weights.tolist()}; expected numbers of at least 0, not all 0.")
+    elif kind == "none" or task == "regression":
+        weights = np.ones(len(counts))
+    elif TASKS[task].exclusive:
+        shares = np.maximum(counts, 1) / max(1, counts.sum())
+        weights = 1 / (np.sqrt(shares) if kind == "root" else shares)
+        weights = weights / weights.mean()
+    else:
+        odds = np.maximum(samples - counts, 1) / np.maximum(counts, 1)
+        weights = np.sqrt(odds) if kind == "root" else odds
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def _entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor, sample_weights: Tensor | None, label_smoothing: float
+) -> Tensor:
+    """Return the mean cross-entropy over what is labelled, weighted by class and sample."""
+    options: dict[str, Any] = {"ignore_index": IGNORE, "label_smoothing": label_smoothing}
+    counted = weights[targets.clamp_min(0)] * (targets != IGNORE)
+    if sample_weights is None:
+        total = functional.cross_entropy(logits, targets, weights, reduction="sum", **options)
+    else:
+        factor = _beside(sample_weights, targets)
+        total = (functional.cross_entropy(logits, targets, weights, reduction="none", **options) * factor).sum()
+        counted = counted * factor
+    return total / counted.sum().clamp_min(1e-12)
+
+
+def _beside(weights: Tensor, other: Tensor) -> Tensor:
+    """Return ``(B,)`` weights with as many axes as `other`."""
+    return weights.reshape(-1, *(1,) * (other.ndim - 1))

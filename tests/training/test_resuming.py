@@ -1,0 +1,200 @@
+"""A training that is stopped ends as if it had never been stopped: bitwise, after kills at random moments too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dhlab.datasets import Dataset
+from dhlab.errors import BadFileError, StorageError
+from dhlab.models import create_model
+from dhlab.training import fit
+
+KILLS = 20
+
+
+class Unreadable:
+    """Samples of which one cannot be read, until it is mended."""
+
+    def __init__(self, samples, bad: int) -> None:
+        self.samples, self.bad = samples, bad
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, indices):
+        if self.bad in indices:
+            raise BadFileError(f"slide-{self.bad}.png is damaged: expected a picture.")
+        return self.samples.read(indices)
+
+    def targets(self, indices):
+        return self.samples.targets(indices)
+
+    def fresh(self, index):
+        return self.samples.fresh(index)
+
+
+def some_data(count: int = 22, seed: int = 0) -> Dataset:
+    rng = np.random.default_rng(seed)
+    targets = rng.permutation(np.arange(count) % 3)
+    images = rng.integers(60, 120, (count, 20, 20, 3))
+    images[np.arange(count), :, :, targets] += 30
+    return Dataset.from_arrays(
+        images.astype(np.uint8),
+        targets,
+        classes=("r", "g", "b"),
+        task="classification",
+        groups=[f"{seed}-{i}" for i in range(count)],
+    )
+
+
+def some_model():
+    model = create_model("cnn", ("r", "g", "b"), tile=20, spacing=1.0, width=6, depth=2)
+    model.net.head = torch.nn.Sequential(torch.nn.Dropout(0.3), model.net.head)
+    return model
+
+
+def train(folder: Path | None, **changes):
+    """Three epochs with everything that has a state: momentum, averaging, accumulation, dropout, augmentation."""
+    torch.set_num_threads(1)
+    model = changes.pop("model", None) or some_model()
+    data = changes.pop("data", None) or some_data()
+    options = {"epochs": 3, "batch_size": 4, "averaging": 0.8, "accumulate": 2, "checkpoint_minutes": 0.0}
+    report = fit(model, data, some_data(9, 1), folder=folder, progress=False, **(options | changes))
+    return model, report
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    model, report = train(None)
+    return model.digest(), without_time(report)
+
+
+def without_time(report):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in report.tables["Learning curve"]]
+
+
+def test_a_folder_changes_nothing(uninterrupted, tmp_path):
+    model, report = train(tmp_path)
+    assert (model.digest(), without_time(report)) == uninterrupted
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 7, 13])
+def test_stopped_by_an_error_in_the_middle(uninterrupted, tmp_path, stop):
+    """A listener that fails after some batches stands for any error; what was learned is there when called again."""
+
+    class StopError(Exception):
+        pass
+
+    def listen(event):
+        if event.kind == "step" and event.step == stop:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(tmp_path, on_event=listen)
+    model, report = train(tmp_path)
+    assert (model.digest(), without_time(report)) == uninterrupted
+
+
+def test_unreadable_sample_is_named_and_the_run_goes_on_when_it_is_mended(uninterrupted, tmp_path):
+    from dataclasses import replace
+
+    data = some_data()
+    model = some_model()
+    with pytest.raises(BadFileError, match=r"slide-7\.png"):
+        train(tmp_path, model=model, data=replace(data, samples=Unreadable(data.samples, 7)))
+    # The same model goes on in the same session, as the same cell run again does.
+    model, report = train(tmp_path, model=model, data=data)
+    assert (model.digest(), without_time(report)) == uninterrupted
+
+
+def test_interrupted_by_hand(uninterrupted, tmp_path):
+    """Ctrl-C, or the kernel's stop button: the batch ends, its state is written, the cell can be run again."""
+
+    def listen(event):
+        if event.kind == "step" and event.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    model = some_model()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, model=model, on_event=listen, checkpoint_minutes=60)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "last.safetensors").exists()
+    model, report = train(tmp_path, model=model, checkpoint_minutes=60)
+    assert (model.digest(), without_time(report)) == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_at_random_moments(uninterrupted, tmp_path, number):
+    """Twenty processes train the same run, each killed at a moment drawn at random; the last one finishes it."""
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_resuming import train
+from pathlib import Path
+train(None, epochs=1)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        model, _ = train(Path({str(tmp_path)!r}))
+        Path({str(tmp_path / "digest")!r}).write_text(model.digest())
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    rng = np.random.default_rng(int(number))
+    killed = 0
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        while not (tmp_path / "digest").exists():
+            parent.stdin.write("go\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            if killed < KILLS:
+                time.sleep(rng.uniform(0, 0.05))
+                os.kill(child, number)
+            status = int(parent.stdout.readline())
+            killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == number
+        parent.stdin.close()
+    assert killed >= KILLS * 3 // 4
+    assert (tmp_path / "digest").read_text() == uninterrupted[0]
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_disk_full_at_a_checkpoint(uninterrupted, tmp_path):
+    """The last state that could be written stays, and the run continues where there is room."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small], check=False)
+    if mounted.returncode:
+        pytest.skip("this container may not mount a file system")
+    try:
+        filler = small / "filler"
+
+        def listen(event):
+            if event.kind == "step" and event.step == 4:
+                free = os.statvfs(small)
+                filler.write_bytes(b"x" * max(0, free.f_bavail * free.f_bsize - 4096))
+
+        model = some_model()
+        with pytest.raises(StorageError, match="disk is full"):
+            train(small, model=model, on_event=listen)
+        assert not list(small.glob(".*.partial"))
+        filler.unlink()
+        model, report = train(small)
+        assert (model.digest(), without_time(report)) == uninterrupted
+    finally:
+        subprocess.run(["umount", small], check=True)
