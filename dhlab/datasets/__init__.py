@@ -7,6 +7,7 @@ from dhlab.datasets.drawing import draw_sample
 from dhlab.datasets.leakage import check_apart, find_duplicates
 from dhlab.datasets.samples import ArraySamples, JoinedSamples, PickedSamples, Samples
 from dhlab.datasets.targets import check_targets
+from dhlab.datasets.tutorial import tutorial_dataset
 
 __all__ = [
     "ArraySamples",
@@ -18,4 +19,5 @@ __all__ = [
     "check_targets",
     "draw_sample",
     "find_duplicates",
+    "tutorial_dataset",
 ]

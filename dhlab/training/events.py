@@ -221,13 +221,14 @@ def draw_curve(
             label = "training loss" if name == "loss" else name
             lines += axes.plot(epochs, [row[name] for row in curve], color=colour, label=label, marker=dots)
     axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if curve and score_name in curve[0]:
         other = axes.twinx()
         scores = [row[score_name] for row in curve]
-        lines += other.plot(epochs, scores, color="tab:green", label=f"validation {score_name}", marker=dots)
-        other.set(ylabel=score_name, ylim=(min([0.0, *(s for s in scores if s == s)]), 1))
-    figure.legend(handles=lines, loc="outside upper center", ncols=4, frameon=False)
+        lines += other.plot(epochs, scores, color="tab:green", label=score_name, marker=dots)
+        other.set(ylabel=f"validation {score_name}", ylim=(min([0.0, *(s for s in scores if s == s)]), 1))
+    figure.legend(handles=lines, loc="outside upper center", ncols=4, frameon=False, fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
