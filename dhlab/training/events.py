@@ -204,6 +204,7 @@ def draw_curve(
     import io
 
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import MaxNLocator
 
     figure = Canvas(figsize=(6.4, 3), dpi=100, layout="constrained")
     axes = figure.subplots()
@@ -221,7 +222,7 @@ def draw_curve(
             label = "training loss" if name == "loss" else name
             lines += axes.plot(epochs, [row[name] for row in curve], color=colour, label=label, marker=dots)
     axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if curve and score_name in curve[0]:
         other = axes.twinx()
