@@ -122,7 +122,7 @@ def predict(
             )
         fields = _heatmap_fields(card, scan, plan)
         keep = {"resume": resume, "overwrite": overwrite}
-        with _open_sink(model, scan, plan, out=out, keep=keep, fields=fields) as sink, _ready(model, where):
+        with _open_sink(model, scan, plan, out=out, keep=keep, fields=fields) as sink, lend_model(model, where):
             stages = _Run(model, Tiles(scan, plan.grid), plan, sink, where).go(shown=progress)
             heat = sink.finish()
         facts |= {"tiles": stages["tiles"], "seconds": stages["seconds"]}
@@ -156,7 +156,7 @@ class _Plan:
         batch_size: int | None,
         device: torch.device,
     ) -> _Plan:
-        grid = TileGrid.cover(scan, card.tile, spacing=_spacing_for(card, scan), overlap=overlap)
+        grid = TileGrid.cover(scan, card.tile, spacing=spacing_for(card, scan), overlap=overlap)
         step = card.output_stride if card.task == "segmentation" else 1
         grid = replace(grid, stride=tuple(max(step, s // step * step) for s in grid.stride))
         spacing = np.asarray(grid.spacing)
@@ -340,7 +340,7 @@ class _Run:
             self.canvas.zero_()
         if len(step.positions):
             batch = torch.from_numpy(windows).to(self.device, non_blocking=True)
-            scores = self._score(_arrange(batch, self.tiles.scan.axes, self.model.card.axes))
+            scores = self._score(arrange_axes(batch, self.tiles.scan.axes, self.model.card.axes))
             if not math.isfinite(float(scores.sum())):
                 raise BadValueError(
                     f"model {self.model.card.name!r} gives scores that are not finite, near level-0 position "
@@ -443,7 +443,7 @@ def _advice(seconds: dict[str, float], share: float, tiles: int) -> str:
     return "Writing was the bottleneck: write to a local disk."
 
 
-def _spacing_for(card: ModelCard, scan: Scan) -> tuple[float, ...]:
+def spacing_for(card: ModelCard, scan: Scan) -> tuple[float, ...]:
     """Check that the scan suits the card and return the card's spacing in the scan's unit."""
     channels = int(scan.levels[0].shape[scan.axes.index("c")]) if "c" in scan.axes else 1
     if scan.window_axes != card.window_axes:
@@ -542,7 +542,7 @@ def _missing(sink: _Sink, height: int) -> list[tuple[int, int]]:
     return runs
 
 
-def _arrange(windows: Tensor, have: str, want: str) -> Tensor:
+def arrange_axes(windows: Tensor, have: str, want: str) -> Tensor:
     """Bring a batch from the scan's axis order into the card's."""
     if "c" in have and "c" not in want:
         windows, have = windows.squeeze(1 + have.index("c")), have.replace("c", "")
@@ -552,7 +552,7 @@ def _arrange(windows: Tensor, have: str, want: str) -> Tensor:
 
 
 @contextmanager
-def _ready(model: Model, device: torch.device) -> Iterator[None]:
+def lend_model(model: Model, device: torch.device) -> Iterator[None]:
     """Lend a model in evaluation mode on a device and leave it as it was."""
     training = {module: module.training for module in model.modules()}
     home = next((p.device for p in model.parameters()), None)

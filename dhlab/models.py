@@ -303,14 +303,24 @@ class Model(nn.Module):
         card = self.card
         if isinstance(self.net, OnnxNet) and card.input_layout == "window":
             raise BadValueError(f"the ONNX graph of {card.name!r} gives scores, no logits; call the model itself.")
+        logits: Tensor = self.net(self.prepare(x))
+        return logits
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return what the network takes of windows as stored ``(B, *window)``: normalised float32 ``(B, C, *space)``.
+
+        Raises
+        ------
+        BadShapeError
+            If the windows have the wrong type, number of axes or channels.
+        """
+        card = self.card
         x = self._checked(x)
         channel_axis = 1 + card.axes.index("c") if "c" in card.axes else 1
         x = x if "c" in card.axes else x.unsqueeze(1)
         if channel_axis not in (1, x.ndim - 1):
             x, channel_axis = x.movedim(channel_axis, 1), 1
-        x = normalize(x, mean=card.mean, std=card.std, value_range=card.value_range, channel_axis=channel_axis)
-        logits: Tensor = self.net(x)
-        return logits
+        return normalize(x, mean=card.mean, std=card.std, value_range=card.value_range, channel_axis=channel_axis)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Return scores of logits ``(B, classes, …)``, by the card's temperature, activation and target scale."""
