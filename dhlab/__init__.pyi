@@ -6,6 +6,7 @@ from .datasets import Dataset as Dataset
 from .diagnosis import doctor as doctor
 from .errors import DHLabError as DHLabError
 from .evaluation import evaluate as evaluate
+from .explanation import explain as explain
 from .grid import TileGrid as TileGrid
 from .inference import predict as predict
 from .io import open as open
