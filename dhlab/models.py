@@ -307,7 +307,12 @@ class Model(nn.Module):
         return logits
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return what the network takes of windows as stored ``(B, *window)``: normalised float32 ``(B, C, *space)``.
+        """Return what the network takes: normalised windows ``(B, C, *space)`` float32.
+
+        Parameters
+        ----------
+        x
+            ``(B, *window)``, windows as stored.
 
         Raises
         ------
