@@ -560,6 +560,10 @@ def build_model(card: ModelCard) -> Model:
 
 
 def _build(card: ModelCard) -> nn.Module:
+    if card.architecture == "ensemble":
+        from dhlab.ensembles import build_ensemble
+
+        return build_ensemble(card)
     if card.architecture not in NETWORKS:
         raise UnknownNameError(f"no network {card.architecture!r}.{suggest(card.architecture, NETWORKS)}")
     options = dict(card.architecture_options)
