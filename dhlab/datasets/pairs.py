@@ -13,6 +13,7 @@ from dhlab.datasets.groups import find_patients, relative
 from dhlab.datasets.masks import MaskFiles, MaskValues
 from dhlab.datasets.pictures import read_layout
 from dhlab.errors import BadShapeError, BadValueError
+from dhlab.io import READERS, suffix_of
 
 if TYPE_CHECKING:
     from dhlab.datasets.groups import Patient
@@ -98,4 +99,5 @@ def _key(path: str, where: Where) -> str:
     place = Path(path)
     folder = Path(where).expanduser() if isinstance(where, str | Path) else place.parent
     inside = place.relative_to(folder) if folder.is_dir() and place.is_relative_to(folder) else Path(place.name)
-    return inside.with_suffix("").as_posix()
+    suffix = suffix_of(inside, READERS) or inside.suffix
+    return inside.as_posix()[: -len(suffix) or None]

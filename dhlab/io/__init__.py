@@ -22,9 +22,9 @@ __all__ = ["READERS", "WRITERS", "find_reader", "open", "save", "suffix_of"]
 # A reader is `read(path, *, spacing, icc, series) -> Scan`.
 READERS = {
     **dict.fromkeys((".svs", ".tif", ".tiff", ".ome.tif", ".ome.tiff", ".btf"), "dhlab.io.tiff:read"),
-    **dict.fromkeys(
-        (".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm"), "dhlab.io.openslide:read"
-    ),
+    **dict.fromkeys((".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi"), "dhlab.io.openslide:read"),
+    ".dcm": "dhlab.io.dicom:read",
+    **dict.fromkeys((".nii", ".nii.gz"), "dhlab.io.nifti:read"),
     **dict.fromkeys((".ome.zarr", ".zarr"), "dhlab.io.omezarr:read"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"), "dhlab.io.picture:read"),
 }

@@ -150,6 +150,29 @@ def test_pairs_must_be_whole(folder):
     assert len(load(folder, mask_suffix="_mask")) == 3
 
 
+def test_volumes_pair_too(tmp_path):
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    for n in range(2):
+        for name, volume in (
+            (f"p{n}", rng.normal(size=(4, 5, 6)).astype(np.float32)),
+            (f"p{n}_seg", rng.integers(0, 3, (4, 5, 6)).astype(np.float32)),
+        ):
+            folder = tmp_path / ("masks" if "seg" in name else "images")
+            folder.mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / f"{name}.nii.gz")
+    data = load(tmp_path, values={"a": 0, "b": 1, "c": 2}, mask_suffix="_seg")
+    assert data.axes == "zyx"
+    image, target = data[1]
+    assert image.dtype == np.float32
+    stored = nibabel.load(tmp_path / "masks" / "p1_seg.nii.gz").get_fdata()
+    assert np.array_equal(target, stored.T[:, ::-1, ::-1])
+    small = load(tmp_path, values={"a": 0, "b": 1, "c": 2}, mask_suffix="_seg", size=(3, 2))[0]
+    assert small[0].shape == small[1].shape == (6, 3, 2)
+    assert "data:image/png" in data._repr_html_()
+
+
 def test_values_must_be_values():
     for values, message in (
         ({}, "at least one class"),
