@@ -78,6 +78,8 @@ def _pair(images: Where, masks: Where, suffix: str) -> tuple[list[str], list[str
     if not isinstance(images, str | Path) and not isinstance(masks, str | Path):
         if len(paths) != len(partners) or not paths:
             raise BadValueError(f"{len(paths)} images and {len(partners)} masks; expected as many, at least one.")
+        if len(set(paths)) < len(paths):
+            raise BadValueError(f"{max(paths, key=paths.count)} stands among the images more than once; list it once.")
         return paths, partners
     keyed = {_key(p, masks): p for p in partners}
     if len(keyed) < len(partners):

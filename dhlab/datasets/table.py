@@ -62,7 +62,13 @@ def read_table(
     kept = {key: tuple(rows) for key, rows in splits.items()}
     if groups:
         refuse_shared(groups, kept, what="patient", allow_leakage=allow_leakage)
+    seen: dict[str, int] = {}
     for row, location in enumerate(locations):
+        if (first := seen.setdefault(location, row)) != row:
+            raise BadValueError(
+                f"{table.where(row)}: {location} is the picture of row {first + 1} too; expected one row each, since "
+                "the same picture in two splits makes figures too good."
+            )
         if not (folder / location).exists():
             raise NotFoundError(
                 f"{table.where(row)}: no picture at {folder / location}. Give root=…, or image='folder/{{column}}.png' "

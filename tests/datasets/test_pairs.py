@@ -143,6 +143,8 @@ def test_pairs_must_be_whole(folder):
     lists = [sorted((folder / name).iterdir()) for name in ("images", "masks")]
     with pytest.raises(BadValueError, match="3 images and 4 masks"):
         Dataset.from_pairs(*lists, values={"a": "rest"})
+    with pytest.raises(BadValueError, match=r"p0\.png stands among the images more than once"):
+        Dataset.from_pairs([*lists[0], lists[0][0]], lists[1], values={"a": "rest"})
     assert len(Dataset.from_pairs(lists[0], lists[1][:3], values={"a": "rest"})) == 3
     for path in lists[1]:
         path.rename(path.with_name(path.stem + "_mask.png"))

@@ -128,6 +128,12 @@ def test_bad_cells_are_named(tmp_path):
         load(tmp_path / "v.csv")
 
 
+def test_a_picture_in_two_rows_is_refused(tmp_path):
+    path = write(tmp_path, [*ROWS, ROWS[1] | {"part": "test"}])
+    with pytest.raises(BadValueError, match=r"row 4: pictures/b\.png is the picture of row 2 too"):
+        load(path)
+
+
 def test_a_patient_in_two_splits_is_refused(tmp_path):
     rows = [row | {"who": "P1"} for row in ROWS]
     path = write(tmp_path, rows)
