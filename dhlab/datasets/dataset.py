@@ -706,7 +706,8 @@ class Dataset:
         Raises
         ------
         BadValueError
-            If the shares do not sum to 1, or there are fewer patients than splits.
+            If the shares do not sum to 1, there are fewer patients than splits, or windows of one scan overlap
+            across them.
 
         Warns
         -----

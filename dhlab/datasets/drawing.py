@@ -92,12 +92,16 @@ def _split_table(dataset: Dataset) -> str:
         return ""
     grouped = dataset.unit_name != "sample"
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{len(indices):,} samples</td>"
-        + (f"<td>{len({dataset.groups[i] for i in indices}):,} {dataset.unit_name}s</td>" if grouped else "")
+        f"<tr><td>{escape(name)}</td><td>{_count(len(indices), 'sample')}</td>"
+        + (f"<td>{_count(len({dataset.groups[i] for i in indices}), dataset.unit_name)}</td>" if grouped else "")
         + "</tr>"
         for name, indices in dataset.splits.items()
     )
     return f"<table>{rows}</table>"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _sheet(dataset: Dataset) -> str:

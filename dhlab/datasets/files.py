@@ -232,8 +232,8 @@ def list_files(where: str | Path | Sequence[str | Path]) -> list[str]:
         If there is none.
     """
     if not isinstance(where, str | Path):
-        return [str(Path(path).expanduser()) for path in where]
-    place = Path(where).expanduser()
+        return [str(Path(path).expanduser().absolute()) for path in where]
+    place = Path(where).expanduser().absolute()
     if place.is_dir():
         found = [p for p in place.rglob("*") if is_picture(p.relative_to(place)) and p.is_file()]
     elif any(mark in str(where) for mark in "*?["):

@@ -34,7 +34,7 @@ def read_folder(
     name: str | None,
 ) -> Dataset:
     """Make a dataset of a folder; see `Dataset.from_folder`."""
-    folder = Path(root).expanduser()
+    folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         raise NotFoundError(f"no folder at {folder}; expected one with a folder per class.")
     tops = _folders(folder)
@@ -86,7 +86,7 @@ def read_folder(
         unit_name="patient" if groups else "sample",
         splits=kept,
         axes=pictures.layout.axes,
-        name=name or folder.resolve().name,
+        name=name or folder.name,
         root=folder,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os.path
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from dhlab.datasets.samples import JoinedSamples, PickedSamples
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -74,6 +75,17 @@ def check_apart(first: Dataset, second: Dataset, *, duplicates: bool = True, ali
             f"{first.name!r} and {second.name!r} are not apart: {'; '.join(faults)}. Figures on the second are too "
             "good for a model that learned from the first. Split again by patient, or leave these out."
         )
+
+
+def refuse_overlap(dataset: Dataset, splits: Mapping[str, Sequence[int]]) -> None:
+    """Raise BadValueError if windows of a scan in two splits show the same place."""
+    parts = {name: PickedSamples(dataset.samples, np.array(members, np.int64)) for name, members in splits.items()}
+    for first, second in combinations(parts, 2):
+        if scans := _overlaps(parts[first], parts[second]):
+            raise BadValueError(
+                f"{first} and {second} would show the same places of {', '.join(scans[:SHOWN])}, since windows of "
+                f"{dataset.name!r} overlap. Cut a region for each instead: Dataset.from_annotations(…, region=…)."
+            )
 
 
 def find_duplicates(dataset: Dataset, *, alike: float = ALIKE) -> list[tuple[int, int]]:
@@ -141,9 +153,13 @@ def locate(samples: Samples) -> list[tuple[str, ...]]:
 
 def _windows(samples: Samples) -> dict[str, NDArray[np.int64]]:
     """Return by scan the corners of its windows in level-0 pixels, ``(N, 2, ndim)``."""
-    if isinstance(samples, PickedSamples) and hasattr(samples.source, "tiles"):
-        found = _windows(samples.source)
-        return {name: corners[samples.indices] for name, corners in found.items()}
+    if isinstance(samples, PickedSamples):
+        inner = samples.source
+        if isinstance(inner, PickedSamples):
+            return _windows(PickedSamples(inner.source, inner.indices[samples.indices]))
+        if isinstance(inner, JoinedSamples):
+            return _windows(JoinedSamples(inner.pick(samples.indices)))
+        return {name: corners[samples.indices] for name, corners in _windows(inner).items()}
     if isinstance(samples, JoinedSamples):
         joined: dict[str, list[NDArray[np.int64]]] = {}
         for part in samples.parts:

@@ -41,8 +41,8 @@ def pair_files(
     """Make a dataset of pictures and masks; see `Dataset.from_pairs`."""
     coding = MaskValues(dict(values), tuple(ignore), tolerance)
     paths, partners = _pair(images, masks, mask_suffix)
-    root = Path(os.path.commonpath([str(Path(p).parent.absolute()) for p in paths]))
-    groups = find_patients([relative(str(Path(p).absolute()), root) for p in paths], patient)
+    root = Path(os.path.commonpath([str(Path(p).parent) for p in paths]))
+    groups = find_patients([relative(p, root) for p in paths], patient)
     wanted = check_size(size)
     pictures = PictureFiles(tuple((p,) for p in paths), wanted, channels).check()
     check_sizes(paths, partners)
@@ -99,7 +99,7 @@ def _pair(images: Where, masks: Where, suffix: str) -> tuple[list[str], list[str
 def _key(path: str, where: Where) -> str:
     """Return the name that pairs two files: below their folder, without suffix."""
     place = Path(path)
-    folder = Path(where).expanduser() if isinstance(where, str | Path) else place.parent
+    folder = Path(where).expanduser().absolute() if isinstance(where, str | Path) else place.parent
     inside = place.relative_to(folder) if folder.is_dir() and place.is_relative_to(folder) else Path(place.name)
     suffix = suffix_of(inside, READERS) or inside.suffix
     return inside.as_posix()[: -len(suffix) or None]

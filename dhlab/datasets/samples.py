@@ -139,6 +139,10 @@ class JoinedSamples:
             found.append((self.parts[number], places, indices[places] - (self.ends[number] - len(self.parts[number]))))
         return found
 
+    def pick(self, indices: NDArray[np.int64]) -> tuple[PickedSamples, ...]:
+        """Return the samples of each part that `indices` take, in no special order."""
+        return tuple(PickedSamples(part, inside) for part, _, inside in self._owners(indices))
+
     def fresh(self, index: int) -> NDArray[np.bool_] | None:
         """Return the pixels that no earlier sample of the same part shows."""
         number = int(np.searchsorted(self.ends, index, side="right"))

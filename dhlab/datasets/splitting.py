@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dhlab.datasets.leakage import refuse_overlap
 from dhlab.errors import BadValueError, DHLabWarning, UnknownNameError, suggest
 from dhlab.tasks import IGNORE, TASKS
 
@@ -67,7 +68,7 @@ def split_dataset(dataset: Dataset, shares: Mapping[str, float], seed: int) -> D
     names, content = measure_content(dataset)
     parts = _assign(dataset, content, np.array(list(shares.values()), float), seed, f"{len(shares)} splits")
     splits = {name: tuple(np.flatnonzero(parts == i).tolist()) for i, name in enumerate(shares)}
-    _warn_missing(dataset, names, content, splits)
+    _check_made(dataset, names, content, splits)
     return replace(dataset, splits=splits)
 
 
@@ -77,7 +78,7 @@ def make_folds(dataset: Dataset, count: int, seed: int) -> Iterator[tuple[Datase
         raise BadValueError(f"{count} folds; expected at least 2.")
     names, content = measure_content(dataset)
     parts = _assign(dataset, content, np.full(count, 1 / count), seed, f"{count} folds")
-    _warn_missing(
+    _check_made(
         dataset, names, content, {f"fold {i + 1}": tuple(np.flatnonzero(parts == i).tolist()) for i in range(count)}
     )
 
@@ -213,9 +214,11 @@ def _assign_groups(
     return parts
 
 
-def _warn_missing(
+def _check_made(
     dataset: Dataset, names: Sequence[str], content: NDArray[np.float64], splits: Mapping[str, Sequence[int]]
 ) -> None:
+    """Refuse splits that show the same place of a scan, and warn of classes that are missing from one."""
+    refuse_overlap(dataset, splits)
     if dataset.task == "regression":
         return
     groups = np.asarray(dataset.groups)

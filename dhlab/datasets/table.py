@@ -50,9 +50,9 @@ def read_table(
     name: str | None,
 ) -> Dataset:
     """Make a dataset of a table; see `Dataset.from_table`."""
-    place = Path(path).expanduser()
+    place = Path(path).expanduser().absolute()
     table = _Table(place, _load(place))
-    folder = Path(root).expanduser() if root is not None else place.parent
+    folder = Path(root).expanduser().absolute() if root is not None else place.parent
     locations = [relative(str(folder / text), folder) for text in table.images(image)]
     task, names, targets = _targets(table, label, task, classes, separator, allow_missing)
     groups = _patients(table, locations, patient)

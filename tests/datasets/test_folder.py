@@ -103,7 +103,7 @@ def test_shows_itself_with_splits_and_without_its_files(tmp_path):
     html = data._repr_html_()
     assert "data:image/png" in html
     assert "&lt;a&gt;" in html
-    assert "validation</td><td>1 samples</td><td>1 patients" in html
+    assert "validation</td><td>1 sample</td><td>1 patient<" in html
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     assert "cannot be shown" in data._repr_html_()

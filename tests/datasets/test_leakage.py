@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,16 @@ def test_regions_of_one_scan_may_not_overlap(task):
     with pytest.raises(BadValueError, match=r"1 scan with windows that overlap in both \(slide\)"):
         check_apart(Dataset.concat([cut(200), cut(0)]), cut(90))
     check_apart(cut(0).subset([0]), cut(90))
+    check_apart(Dataset.concat([cut(90), cut(0)]).subset([len(cut(90))]), cut(90))
+    with pytest.raises(BadValueError, match="training and test would show the same places of slide.*region="):
+        cut(0).split({"training": 0.5, "test": 0.5})
+    with pytest.raises(BadValueError, match="fold 1 and fold 2 would show"):
+        cut(0).folds(2)
+    other = cut(200)
+    known = Dataset.concat(
+        [replace(d, groups=(g,) * len(d), unit_name="patient") for d, g in ((cut(0), "a"), (other, "b"))]
+    )
+    assert len(known.split({"training": 0.5, "test": 0.5}).part("test")) == len(other)
 
 
 def test_samples_without_names_share_no_patient():
