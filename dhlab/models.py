@@ -22,7 +22,18 @@ from dhlab.errors import (
     suggest,
 )
 from dhlab.kernels.normalize import normalize
-from dhlab.networks import NETWORKS, OnnxNet, open_onnx
+from dhlab.networks import (
+    NETWORKS,
+    Network,
+    OnnxNet,
+    build_network,
+    find_published,
+    find_source,
+    open_onnx,
+    pool_features,
+    read_weights,
+    take_over,
+)
 from dhlab.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -35,7 +46,7 @@ __all__ = ["FORMAT_VERSION", "Model", "ModelCard", "build_model", "create_model"
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, GRAPH = "config.json", "model.safetensors", "model.onnx"
 ACTIVATIONS = ("softmax", "sigmoid", "none")
-TEXTS = ("licence", "intended_use", "limits", "data", "version", "created")
+TEXTS = ("licence", "intended_use", "limits", "data", "base_model", "authors", "citation", "version", "created")
 LAYOUTS = ("window", "channels_first")
 # Stored values that become 0 and 1, where a card does not say otherwise.
 RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": None, "int32": None, "float32": (0.0, 1.0)}
@@ -96,6 +107,12 @@ class ModelCard:
         Where it fails or was not tried.
     data
         What it learned from.
+    base_model
+        What its training started from: published weights or another model; empty where it began at random.
+    authors
+        Who made it and answers questions about it.
+    citation
+        What to cite where it is used.
     metrics
         How good it was, on what.
     version
@@ -132,6 +149,9 @@ class ModelCard:
     intended_use: str = "Research use only."
     limits: str = "Not stated."
     data: str = "Not stated."
+    base_model: str = ""
+    authors: str = "Not stated."
+    citation: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     version: str = "1"
     created: str = ""
@@ -306,13 +326,42 @@ class Model(nn.Module):
         logits: Tensor = self.net(self.prepare(x))
         return logits
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """Return what the network takes: normalised windows ``(B, C, *space)`` float32.
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the network saw in each window, before its head decides.
 
         Parameters
         ----------
         x
-            ``(B, *window)``, windows as stored.
+            ``(B, *window)``, as for `forward`.
+
+        Returns
+        -------
+        Tensor
+            ``(B, F)`` float32: the last layer's input, of a U-Net its deepest map, averaged over space.
+
+        Raises
+        ------
+        BadShapeError
+            If the windows have the wrong type, number of axes or channels.
+        BadValueError
+            If the model is an ONNX graph.
+        """
+        if isinstance(self.net, OnnxNet):
+            raise BadValueError(f"{self.card.name!r} is an ONNX graph and shows its scores only; take its package.")
+        return pool_features(self.net, self.prepare(x))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return what the network takes: windows normalised, channels second.
+
+        Parameters
+        ----------
+        x
+            ``(B, *window)``, as for `forward`.
+
+        Returns
+        -------
+        Tensor
+            ``(B, C, *space)`` float32.
 
         Raises
         ------
@@ -375,17 +424,20 @@ class Model(nn.Module):
             "intended_use",
             "limits",
             "data",
+            "base_model",
+            "authors",
+            "citation",
             "licence",
             "metrics",
             "version",
         )
-        values = {name: getattr(self.card, name) for name in shown}
+        values = {name: value for name in shown if (value := getattr(self.card, name)) != ""}
         texts = {n: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values[n]) for n in shown[:3]}
         texts |= {n: ", ".join(f"{k} {v}" for k, v in values[n].items()) for n in ("metrics",)}
         cells = "".join(
             f"<tr><th style='text-align:left'>{name.replace('_', ' ')}</th>"
             f"<td style='text-align:left'>{escape(texts.get(name, str(values[name])))}</td></tr>"
-            for name in shown
+            for name in values
         )
         return f"<div><b>{escape(repr(self))}</b><table>{cells}</table></div>"
 
@@ -406,6 +458,8 @@ def create_model(
     tile: int | Sequence[int],
     spacing: float | Sequence[float],
     task: str | None = None,
+    encoder: str | None = None,
+    pretrained: bool | str | os.PathLike[str] = False,
     unit: str = "µm",
     axes: str = "yxc",
     channels: int | None = None,
@@ -416,24 +470,36 @@ def create_model(
     seed: int = 0,
     **options: Any,
 ) -> Model:
-    """Make an untrained model.
+    """Make a model to train.
 
     Parameters
     ----------
     name
-        ``"unet"`` (segmentation) or ``"cnn"`` (classification); both for signals, pictures and volumes.
+        ``"unet"`` and ``"cnn"``: compact networks for signals, pictures and volumes. ``"attention-mil"``: bags of
+        instances, axes ``"ic"``. Any network of torchvision or timm for pictures: ``"resnet18"``,
+        ``"torchvision/resnet18"``, ``"timm/convnext_tiny"``; torchvision comes first where both know a name.
     classes
-        Class names; one alone is scored by a sigmoid, several by a softmax.
+        Class names, of a regression the names of its numbers. Of several, one is right (softmax), unless the task is
+        ``"multilabel"`` (sigmoids); one alone is scored by a sigmoid.
     tile
-        Window size in pixels at `spacing`; one number counts for all window axes.
+        Window size in pixels at `spacing`; one number counts for all window axes. Of a bag, the number of instances
+        that an example has.
     spacing
         Physical pixel size to look at, in `unit`; one number counts for all window axes.
     task
-        ``"segmentation"`` or ``"classification"``; None is what the network is for.
+        ``"segmentation"``, ``"classification"``, ``"multilabel"`` or ``"regression"``; None is segmentation for
+        ``"unet"``, else classification. A network of torchvision or timm becomes the encoder of a U-Net for
+        segmentation.
+    encoder
+        With ``"unet"``: the network of torchvision or timm on its way down, at any size of window.
+    pretrained
+        What to start from. True: the network's published weights, if they lie in the cache of torch or of the Hugging
+        Face hub; nothing is ever downloaded. A path: a package, or a ``.safetensors`` file of the network. The body
+        is taken, and the head if the classes fit.
     unit
         Unit of `spacing`.
     axes
-        Axis letters of a window as stored: ``"yxc"`` slide, ``"zyx"`` volume, ``"ct"`` signal.
+        Axis letters of a window as stored: ``"yxc"`` slide, ``"zyx"`` volume, ``"ct"`` signal, ``"ic"`` bag.
     channels
         Number of channels; None is 3 with an axis ``c`` and 1 without.
     dtype
@@ -442,58 +508,151 @@ def create_model(
         Stored values that become 0 and 1, for example Hounsfield units ``(-1000, 1000)``; None is the range of the
         type (0 to 1 for float32). Signed integers have no such default.
     mean
-        Mean per channel, in 0..1; None is 0.5.
+        Mean per channel, in 0..1; None is what pretrained weights are used to, else 0.5 (of a bag 0).
     std
-        Standard deviation per channel, in 0..1; None is 0.25.
+        Standard deviation per channel, in 0..1; None is what pretrained weights are used to, else 0.25 (of a bag
+        1).
     seed
         Seed of the initial weights.
     **options
-        Options of the network: ``width``, ``depth``.
+        Options of the network: ``width``, ``depth`` (compact ones), ``dropout``.
 
     Returns
     -------
     Model
-        With weights that depend on `seed` alone; torch's own random state stays as it is.
+        With weights that depend on `seed` and `pretrained` alone; torch's own random state stays as it is.
 
     Raises
     ------
     UnknownNameError
         If there is no network of this name.
     BadValueError
-        If something is out of range or does not fit the network.
+        If something is out of range or does not fit the network, or if `pretrained` belongs to another one.
+    NotFoundError
+        If the pretrained weights are not there.
+    MissingDependencyError
+        If a network needs torchvision or timm and these do not load.
     """
-    if name not in NETWORKS:
-        raise UnknownNameError(f"no model {name!r}.{suggest(name, NETWORKS)}")
-    kind = task or NETWORKS[name].task
-    if kind not in TASKS:
-        raise UnknownNameError(f"no task {kind!r}.{suggest(kind, TASKS)}")
-    if TASKS[kind].dense != TASKS[NETWORKS[name].task].dense:
-        raise BadValueError(f"{name!r} does {NETWORKS[name].task}; got task {task!r}. Choose another model.")
+    architecture, task, options = _choose(name, task, encoder, options)
     if value_range is None and RANGES.get(dtype, (0, 1)) is None:
         raise BadValueError(f"{dtype} has no range of its own; give value_range=(low, high), as in (-1000, 1000).")
+    if (axes == "ic") != (architecture == "attention-mil"):
+        raise BadValueError(f"{name!r} with axes {axes!r}; bags, axes 'ic', are for 'attention-mil' and for it alone.")
     ndim = len(axes.replace("c", ""))
     count = channels if channels is not None else 3 if "c" in axes else 1
+    sizes = (tile,) * ndim if isinstance(tile, int) else tuple(tile)
+    start = _find_start(pretrained, encoder or name, tuple(classes), sizes)
     card = ModelCard(
         name=name,
-        architecture=name,
-        task=kind,
+        architecture=architecture,
+        task=task,
         classes=tuple(classes),
-        tile=(tile,) * ndim if isinstance(tile, int) else tuple(tile),
+        tile=sizes,
         spacing=(float(spacing),) * ndim if isinstance(spacing, (int, float)) else tuple(spacing),
         unit=unit,
         axes=axes,
         dtype=dtype,
         value_range=value_range or RANGES.get(dtype) or (0.0, 1.0),
-        mean=tuple(mean) if mean is not None else (0.5,) * count,
-        std=tuple(std) if std is not None else (0.25,) * count,
-        activation="sigmoid" if len(classes) == 1 and TASKS[kind].exclusive else TASKS[kind].activation,
+        mean=tuple(mean) if mean is not None else _spread(start.mean, count, 0.0 if axes == "ic" else 0.5),
+        std=tuple(std) if std is not None else _spread(start.std, count, 1.0 if axes == "ic" else 0.25),
+        activation="sigmoid" if len(classes) == 1 and TASKS[task].exclusive else TASKS[task].activation,
         architecture_options=options,
+        base_model=start.origin,
     )
     if channels is not None and card.channels != channels:
         raise BadValueError(f"{card.channels} means for {channels} channels; expected one each.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(card)
+        model = build_model(card)
+    _check_window(model)
+    if start.weights:
+        take_over(model.net, start.weights, head=start.head, origin=start.origin)
+    return model
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Weights to start from, what their network is used to, and whether their classes are the wanted ones."""
+
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    head: bool = False
+    origin: str = ""
+
+
+def _choose(
+    name: str, task: str | None, encoder: str | None, options: dict[str, Any]
+) -> tuple[str, str, dict[str, Any]]:
+    """Return architecture, task and options of a network by the name and task that a person gave."""
+    if task is not None and task not in TASKS:
+        raise UnknownNameError(f"no task {task!r}.{suggest(task, TASKS)}")
+    if encoder is not None and name != "unet":
+        raise BadValueError(f"{name!r} with encoder {encoder!r}; an encoder is for 'unet'.")
+    if name in NETWORKS:
+        made = NETWORKS[name]
+        dense = issubclass(made, Network) and made.dense
+        fitting = [t for t in TASKS if TASKS[t].dense == dense]
+        if task not in (None, *fitting):
+            raise BadValueError(f"{name!r} does {', '.join(fitting)}; got task {task!r}. Choose another model.")
+        options = options if encoder is None else {"encoder": str(find_source(encoder)), **options}
+        return name, task or fitting[0], options
+    source = str(find_source(name, known=tuple(NETWORKS)))
+    if task == "segmentation":
+        return "unet", task, {"encoder": source, **options}
+    return source, task or "classification", options
+
+
+def _find_start(
+    pretrained: bool | str | os.PathLike[str], network: str, classes: tuple[str, ...], tile: tuple[int, ...]
+) -> _Start:
+    """Read what a model shall start from."""
+    if pretrained is False:
+        return _Start()
+    if pretrained is True:
+        if network in NETWORKS:
+            raise BadValueError(f"{network!r} has no published weights; pass pretrained=<a package or .safetensors>.")
+        found = find_published(find_source(network))
+        return _Start(found.read(tile), found.mean, found.std, False, str(found))
+    path = Path(pretrained).expanduser()
+    if path.is_dir():
+        model = load_model(path)
+        card, origin = model.card, f"{model.card.name} {model.card.version}, weights {model.digest()[:12]}"
+        return _Start(model.state_dict(), card.mean, card.std, card.classes == classes, origin)
+    if not path.exists():
+        raise NotFoundError(f"nothing at {path}; pretrained= takes a package, a .safetensors file, or True.")
+    if path.suffix != ".safetensors":
+        raise BadFileError(f"{path.name} is no .safetensors file and no package; pickled weights are not opened.")
+    weights = read_weights(path)
+    return _Start(weights, head=True, origin=f"{path.name}, weights {digest_weights(weights)[:12]}")
+
+
+def _spread(values: tuple[float, ...], count: int, otherwise: float) -> tuple[float, ...]:
+    """Return a value per channel: those given, their mean where the channels are others, or a default."""
+    if not values:
+        return (otherwise,) * count
+    return values if len(values) == count else (sum(values) / len(values),) * count
+
+
+def _check_window(model: Model) -> None:
+    """Follow the shapes of one window through the network, without computing, and refuse a tile that it cannot take."""
+    card, net = model.card, model.net
+    tensors = {name: tensor.to("meta") for name, tensor in (*net.named_parameters(), *net.named_buffers())}
+    window = torch.empty(1, card.channels, *card.tile, device="meta")
+    net.eval()
+    try:
+        with torch.no_grad():
+            got = tuple(torch.func.functional_call(net, tensors, (window,)).shape)
+    except NotImplementedError:
+        return  # an operation that knows no shapes alone
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        raise BadValueError(
+            f"{card.architecture} cannot take a window of {' × '.join(map(str, card.tile))} px: {error}"
+        ) from error
+    finally:
+        net.train()
+    if got != (1, *card.output_shape):
+        raise BadValueError(f"{card.architecture} gives {got} for one window; expected {(1, *card.output_shape)}.")
 
 
 def load_model(
@@ -564,17 +723,12 @@ def _build(card: ModelCard) -> nn.Module:
         from dhlab.ensembles import build_ensemble
 
         return build_ensemble(card)
-    if card.architecture not in NETWORKS:
-        raise UnknownNameError(f"no network {card.architecture!r}.{suggest(card.architecture, NETWORKS)}")
-    options = dict(card.architecture_options)
-    limits = {"width": (1, 4096), "depth": (1, 5)}
-    for option, value in options.items():
-        low, high = limits.get(option, (1, 0))
-        if not (isinstance(value, int) and low <= value <= high):
-            expected = f"a whole number from {low} to {high}" if option in limits else f"options {', '.join(limits)}"
-            raise BadValueError(f"{card.architecture} with {option}={value!r}; expected {expected}.")
-    net = NETWORKS[card.architecture](
-        dimensions=len(card.window_axes), channels=card.channels, classes=len(card.classes), **options
+    net = build_network(
+        card.architecture,
+        card.architecture_options,
+        channels=card.channels,
+        classes=len(card.classes),
+        tile=card.tile,
     )
     # Convolutions over interleaved pixels are fastest in the memory order in which readers give them.
     if len(card.window_axes) == 2:

@@ -168,6 +168,16 @@ def calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{node.value.id}.{node.attr}"
 
 
+def safe_loads(tree: ast.AST) -> set[int]:
+    """Return the lines on which ``torch.load`` is told to take nothing but tensors."""
+    return {
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
+    }
+
+
 def test_nothing_runs_text_or_unpickles() -> None:
     """A file from elsewhere must never run as code."""
     banned = {"eval", "exec", "joblib.load", "pickle.Unpickler", "pickle.load", "pickle.loads", "torch.load"}
@@ -175,7 +185,7 @@ def test_nothing_runs_text_or_unpickles() -> None:
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in SOURCES
         for line, name in calls(ast.parse(path.read_text()))
-        if name in banned
+        if name in banned and not (name == "torch.load" and line in safe_loads(ast.parse(path.read_text())))
     ]
     assert not faults, "\n".join(faults)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dhlab.models import create_model
-from dhlab.networks import recompute, split_head
+from dhlab.networks import recompute
 
 
 def step(model, level):
@@ -41,11 +41,3 @@ def test_undone_and_bound_no_more():
     assert any("forward" in m.__dict__ for m in model.modules())
     undo()
     assert not any("forward" in m.__dict__ for m in model.modules())
-
-
-def test_head_of_compact_networks():
-    for name in ("unet", "cnn"):
-        net = create_model(name, ("a", "b"), tile=16, spacing=1.0, width=4, depth=2).net
-        body, head = split_head(net)
-        assert set(head) == {"head.weight", "head.bias"}
-        assert len(body) + len(head) == len(list(net.parameters()))
