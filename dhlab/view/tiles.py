@@ -487,8 +487,13 @@ def resize(array: NDArray[Any], shape: tuple[int, int], *, nearest: bool = False
         return array[np.ix_(*picks)]
     import cv2
 
-    resized: NDArray[Any] = cv2.resize(averageable(array), shape[::-1], interpolation=cv2.INTER_AREA)
-    return resized.reshape(*shape, *array.shape[2:])
+    planes = averageable(array[..., None] if array.ndim == 2 else array)
+    # OpenCV averages at most four channels at once.
+    parts = [
+        cv2.resize(np.ascontiguousarray(planes[..., i : i + 4]), shape[::-1], interpolation=cv2.INTER_AREA)
+        for i in range(0, planes.shape[-1], 4)
+    ]
+    return np.concatenate([part.reshape(*shape, -1) for part in parts], -1).reshape(*shape, *array.shape[2:])
 
 
 def class_names(scan: Scan) -> list[str]:

@@ -241,6 +241,15 @@ def test_read_plane_places_fractions_and_keeps_the_edge() -> None:
     assert (outside[:, 4:] == -1000).all()
 
 
+@pytest.mark.parametrize("channels", [1, 4, 5, 9])
+def test_any_number_of_classes_is_reduced(channels: int) -> None:
+    scores = np.random.default_rng(0).integers(0, 256, (channels, 90, 63)).astype(np.uint8)
+    heat = Scan.from_array(scores, "cyx", kind="heatmap", channels=[f"class {i}" for i in range(channels)])
+    got = read_plane(heat, (0, 0), (90, 63), (30, 21))
+    expected = scores.reshape(channels, 30, 3, 21, 3).mean((2, 4)).transpose(1, 2, 0)
+    np.testing.assert_allclose(got, expected, atol=0.51)
+
+
 def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = Scan.from_array(smooth(900, 700), "yxc", pyramid=False)
     whole = read_plane(scan, (0, 0), (900, 700), (300, 233))
