@@ -27,7 +27,7 @@ SHARED = (
     *("task", "classes", "tile", "spacing", "unit", "axes", "dtype", "value_range", "mean", "std", "activation"),
     *("output_stride", "input_layout"),
 )
-TEXTS = ("licence", "intended_use", "limits", "data")
+TEXTS = ("licence", "intended_use", "limits", "data", "base_model", "authors", "citation")
 
 
 class Ensemble(nn.Module):
@@ -104,9 +104,8 @@ def combine(models: Sequence[Model], *, name: str = ENSEMBLE) -> Model:
                     f"{first.name!r} and {model.card.name!r} differ in {field}: {mine} and {other}; members of an "
                     "ensemble see the same input and give the same scores."
                 )
-    texts: dict[str, Any] = {
-        field: " / ".join(dict.fromkeys(getattr(model.card, field) for model in models)) for field in TEXTS
-    }
+    said = {field: dict.fromkeys(getattr(model.card, field) for model in models) for field in TEXTS}
+    texts: dict[str, Any] = {field: " / ".join(filter(None, values)) for field, values in said.items()}
     card = replace(
         first,
         name=name,

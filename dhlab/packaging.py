@@ -287,7 +287,9 @@ def _readme(card: ModelCard, differences: dict[str, float], report: Report | Non
         "window": window,
         "scores": f"{card.output_shape}, {_meaning(card)}",
         "network": card.architecture,
+        "started from": card.base_model,
         "version": f"{card.version}, {card.created}",
+        "authors": card.authors,
         "licence": card.licence,
     }
     known = [] if report is None else report.rows()
@@ -304,7 +306,7 @@ def _readme(card: ModelCard, differences: dict[str, float], report: Report | Non
         card=card,
         report=report,
         front=_front_matter(card, report),
-        facts=[{"": key, " ": value} for key, value in facts.items()],
+        facts=[{"": key, " ": value} for key, value in facts.items() if value],
         figures=[*known, *({"figure": name, "value": str(value)} for name, value in rest.items())],
         table=_table,
         preview=preview,

@@ -93,9 +93,9 @@ def test_predicts_and_is_judged_like_any_model() -> None:
 
 def test_is_packaged_and_returns(tmp_path: Path) -> None:
     models = members()
-    models[1].card = replace(models[1].card, temperature=2.0, licence="MIT")
+    models[1].card = replace(models[1].card, temperature=2.0, licence="MIT", base_model="published")
     ensemble = combine([models[1], *members("cnn", 1, width=5)])
-    assert ensemble.card.licence == "MIT / unknown"
+    assert (ensemble.card.licence, ensemble.card.base_model) == ("MIT / unknown", "published")
     folder = export(ensemble, tmp_path / "p")
     again = load_model(folder)
     with torch.no_grad():
