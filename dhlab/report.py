@@ -34,10 +34,13 @@ class Figure:
         Encoded PNG, JPEG or SVG bytes.
     caption
         What the reader sees, in one sentence.
+    width
+        Width at which it is meant to be seen, in CSS pixels; 0 shows its own.
     """
 
     image: bytes
     caption: str
+    width: int = 0
 
     @property
     def mime(self) -> str:
@@ -80,6 +83,11 @@ class Report:
         Data, model, seed, versions: what is needed to do it again.
     sections
         Reports shown below this one, in order.
+    draws
+        Value of a figure in each bootstrap draw, by the same name.
+    units
+        Digest of the independent units, what is true of them, the seed and the number of draws; the draws of two
+        reports with the same digest are pairs.
     """
 
     title: str
@@ -93,10 +101,12 @@ class Report:
     notes: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sections: Sequence[Report] = ()
+    draws: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    units: str = ""
 
     def __post_init__(self) -> None:
-        for given, name in ((self.intervals, "intervals"), (self.baseline, "baseline"), (self.n, "n")):
-            if unknown := sorted(set(given) - set(self.values)):
+        for name in ("intervals", "baseline", "n", "draws"):
+            if unknown := sorted(set(getattr(self, name)) - set(self.values)):
                 raise BadValueError(f"{name} of {', '.join(unknown)}; expected names among {sorted(self.values)}.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +126,10 @@ class Report:
                 "provenance": self.provenance,
             }
         )
-        return plain | {"sections": [section.to_dict() for section in self.sections]}
+        plain["sections"] = [section.to_dict() for section in self.sections]
+        # Six digits are more than any draw means; last, since they are many.
+        draws = {name: [float(f"{v:.6g}") for v in values] for name, values in self.draws.items()}
+        return plain | {"units": self.units, "draws": _plain(draws)}
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the figures as JSON (pictures by caption only) and return the path.
@@ -171,18 +184,58 @@ class Report:
         made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         return _write(Path(path), template.render(report=self, made=made, number=format_number, body=self._body))
 
-    def compare(self, other: Report) -> list[dict[str, Any]]:
-        """Return a row per figure that both reports hold: this one's value, the other's and the difference."""
-        return [
-            {
-                "figure": name,
-                self.title: value,
-                other.title: other.values[name],
-                "difference": value - other.values[name],
-            }
-            for name, value in self.values.items()
-            if name in other.values
-        ]
+    def compare(self, other: Report) -> Report:
+        """Compare the figures that both reports hold, in pairs where both judged the same units.
+
+        Both must then have been made with the same samples, seed and number of draws: each draw takes the same
+        patients in both, so that what makes a patient hard for either cancels out.
+
+        Parameters
+        ----------
+        other
+            Report of another model on the same data.
+
+        Returns
+        -------
+        Report
+            Differences, this one's figure minus the other's, with 95 % intervals and two-sided p-values if paired.
+
+        Raises
+        ------
+        BadValueError
+            If they have no figure in common.
+
+        References
+        ----------
+        Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapters 13 and 15.
+        """
+        names = [name for name in self.values if name in other.values]
+        if not names:
+            raise BadValueError(
+                f"{self.title!r} and {other.title!r} have no figure in common; expected reports of the same task."
+            )
+        first, second, on = _name_apart(self.title, other.title)
+        paired = bool(self.units) and self.units == other.units
+        differences, intervals, rows = {}, {}, []
+        for name in names:
+            differences[name] = self.values[name] - other.values[name]
+            row = {"figure": name, first: self.values[name], second: other.values[name]}
+            if paired and name in self.draws and name in other.draws:
+                found = _test_pairs(self.draws[name], other.draws[name])
+                if found is not None:
+                    intervals[name], row["p"] = found[:2], found[2]
+            rows.append({"p": None, **row} if paired and "p" not in row else row)
+        order = ("figure", first, second, "p") if paired else ("figure", first, second)
+        return Report(
+            title=f"{first} against {second}{on}",
+            summary=f"Differences of each figure: {first} minus {second}.",
+            values=differences,
+            intervals=intervals,
+            n={name: self.n[name] for name in names if paired and name in self.n},
+            tables={"Figures of both": [{key: row[key] for key in order} for row in rows]},
+            notes=_notes_on(paired, bool(self.units and other.units), len(names)),
+            provenance={first: self.provenance, second: other.provenance, "paired": paired},
+        )
 
     def replace(self, **changes: Any) -> Report:
         """Return a copy with some fields changed."""
@@ -237,7 +290,48 @@ def format_number(value: Any) -> str:
         return "not defined"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
+    if abs(value) < 1:
+        return f"{value:.3f}" if abs(value) >= 0.0005 else "0.000"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def _name_apart(first: str, second: str) -> tuple[str, str, str]:
+    """Return two names that differ, and what both titles end with after ' on '."""
+    (one, _, where), (two, _, there) = first.partition(" on "), second.partition(" on ")
+    if where and where == there and one != two:
+        return one, two, f" on {where}"
+    return (first, second, "") if first != second else ("this", "other", f": {first}")
+
+
+def _test_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return the 95 % interval of the difference of paired draws, and its two-sided p-value; None if undefined."""
+    import numpy as np
+
+    if len(first) != len(second):
+        return None
+    gaps = np.asarray(first, float) - np.asarray(second, float)
+    gaps = gaps[~np.isnan(gaps)]
+    if not len(gaps):
+        return None
+    low, high = np.quantile(gaps, (0.025, 0.975)).tolist()
+    # One more than counted: no finite number of draws shows that something never happens.
+    beyond = 1 + min(np.count_nonzero(gaps <= 0), np.count_nonzero(gaps >= 0))
+    return low, high, min(1.0, 2 * beyond / (len(gaps) + 1))
+
+
+def _notes_on(paired: bool, known: bool, figures: int) -> list[str]:
+    if paired:
+        notes = ["Paired bootstrap over the same units: intervals and p-values are of the differences themselves."]
+        if figures > 1:
+            notes.append(f"Each p-value is for its figure alone, not corrected for looking at {figures}.")
+        return notes
+    reason = (
+        "The reports are of other units or labels, or were drawn with another seed or number of draws"
+        if known
+        else "A report has no bootstrap draws"
+    )
+    advice = "Evaluate both on the same dataset with the same seed and resamples to test them."
+    return [f"{reason}: differences only, without a test. {advice}"]
 
 
 def _escape(text: str) -> str:
@@ -276,6 +370,10 @@ def _from_dict(data: Mapping[str, Any]) -> Report:
         notes=data["notes"],
         provenance=data["provenance"],
         sections=[_from_dict(section) for section in data["sections"]],
+        draws={
+            name: tuple(math.nan if v is None else v for v in values) for name, values in data.get("draws", {}).items()
+        },
+        units=data.get("units", ""),
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "auc",
     "average_precision",
+    "check_rule",
     "choose_threshold",
     "mean_auc",
     "precision_recall_curve",
