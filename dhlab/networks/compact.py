@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["ConvClassifier", "UNet", "climb", "convolve", "enlarge"]
+__all__ = ["ConvClassifier", "Join", "UNet", "climb", "convolve", "enlarge"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -59,7 +59,7 @@ class UNet(Network):
         super().__init__()
         widths = [width * growth for growth in GROWTH[:depth]]
         self.down = nn.ModuleList(_stages(dimensions, channels, widths))
-        self.up = nn.ModuleList(convolve(dimensions, fine + coarse, fine) for fine, coarse in pairwise(widths))
+        self.up = nn.ModuleList(Join(*convolve(dimensions, fine + coarse, fine)) for fine, coarse in pairwise(widths))
         self.dropout = DROPOUTS[dimensions - 1](dropout)
         self.head = CONVOLUTIONS[dimensions - 1](width, classes, 1)
 
@@ -78,6 +78,18 @@ class UNet(Network):
             x = stage(x)
             stages.append(x)
         return stages
+
+
+class Join(nn.Sequential):
+    """Layers over a fine map and what comes from below, as one module: the joined map need not be kept."""
+
+    def forward(self, fine: Tensor, below: Tensor) -> Tensor:  # type: ignore[override]
+        """Return what the layers make of ``(B, C, *space)`` and an enlarged ``(B, K, *smaller)``."""
+        coarse = nn.functional.interpolate(below, size=fine.shape[2:], mode="nearest")
+        x = torch.cat([fine, coarse], dim=1)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class ConvClassifier(Network):
@@ -125,7 +137,7 @@ def climb(stages: nn.ModuleList, features: Sequence[Tensor]) -> Tensor:
     Parameters
     ----------
     stages
-        One per map but the coarsest, from fine to coarse.
+        A `Join` per map but the coarsest, from fine to coarse.
     features
         Maps ``(B, C, *space)`` from fine to coarse, of any sizes.
 
@@ -136,8 +148,7 @@ def climb(stages: nn.ModuleList, features: Sequence[Tensor]) -> Tensor:
     """
     x = features[-1]
     for stage, fine in zip(reversed(stages), features[-2::-1], strict=True):
-        coarse = nn.functional.interpolate(x, size=fine.shape[2:], mode="nearest")
-        x = stage(torch.cat([fine, coarse], dim=1))
+        x = stage(fine, x)
     return x
 
 

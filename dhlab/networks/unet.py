@@ -8,7 +8,7 @@ from torch import nn
 
 from dhlab.networks.base import Network
 from dhlab.networks.catalogue import find_source
-from dhlab.networks.compact import climb, convolve, enlarge
+from dhlab.networks.compact import Join, climb, convolve, enlarge
 from dhlab.networks.encoders import build_encoder
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class EncoderUNet(Network):
         widths = [width * min(2**level, MOST_GROWTH) for level in range(len(maps) - 1)]
         below = [*widths[1:], maps[-1]]
         self.up = nn.ModuleList(
-            nn.Sequential(convolve(2, fine + coarse, after), convolve(2, after, after))
+            Join(convolve(2, fine + coarse, after), convolve(2, after, after))
             for fine, coarse, after in zip(maps[:-1], below, widths, strict=True)
         )
         self.dropout = nn.Dropout2d(dropout)
