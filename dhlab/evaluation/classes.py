@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from dhlab.evaluation import drawing
-from dhlab.evaluation.evidence import Draws, Worst, count_pairs, divide, name_rare, sum_by_unit
+from dhlab.evaluation.evidence import Draws, Worst, divide, name_rare, sum_by_unit
 from dhlab.evaluation.judging import BINS
 from dhlab.metrics import (
     auc,
+    confusion_matrix,
     dice,
     mean_defined,
     precision,
@@ -74,9 +75,21 @@ class ClassEvidence:
         return bool((self.scores >= 0).all() and np.allclose(self.scores.sum(1), 1, atol=1e-3))
 
     @cached_property
-    def confusion(self) -> NDArray[np.float64]:
-        """Confusion matrix of each unit, ``(units, classes, classes)``."""
-        return count_pairs(self.truth, self.decision, self.place, units=self.units, classes=len(self.classes))
+    def confusion(self) -> NDArray[np.int64]:
+        """Confusion matrix, ``(classes, classes)``."""
+        return confusion_matrix(self.truth, self.decision, len(self.classes))
+
+    @cached_property
+    def tallies(self) -> NDArray[np.float64]:
+        """Samples of each unit and class that are true, predicted, and both, ``(units, 3, classes)``.
+
+        They suffice for every rate, and stay small where a confusion matrix per unit would not.
+        """
+        count = len(self.classes)
+        both = self.truth == self.decision
+        kinds = ((self.place, self.truth), (self.place, self.decision), (self.place[both], self.truth[both]))
+        counts = [np.bincount(p * count + k, minlength=self.units * count) for p, k in kinds]
+        return np.stack([c.reshape(self.units, count) for c in counts], axis=1).astype(np.float64)
 
     @cached_property
     def looked_for(self) -> tuple[int, ...]:
@@ -86,20 +99,19 @@ class ClassEvidence:
     def figures(self, weights: NDArray[np.float64]) -> Draws:
         """Return each figure for each row of ``weights``, ``(draws, units)``."""
         count = len(self.classes)
-        counts = (weights @ self.confusion.reshape(self.units, -1)).reshape(-1, count, count)
-        right = counts.trace(axis1=1, axis2=2)
-        whole = weights @ np.bincount(self.place, minlength=self.units)
+        true, said, both = np.moveaxis((weights @ self.tallies.reshape(self.units, -1)).reshape(-1, 3, count), 1, 0)
+        whole, rates = true.sum(1), divide(both, true)
         found = {
-            "balanced accuracy": mean_defined(sensitivity(counts), axis=-1),
-            "accuracy": divide(right, whole),
-            "macro F1": mean_defined(dice(counts), axis=-1),
+            "balanced accuracy": mean_defined(rates, axis=-1),
+            "accuracy": divide(both.sum(1), whole),
+            "macro F1": mean_defined(divide(2 * both, true + said), axis=-1),
         }
         each = weights[:, self.place]
         kinds = [(self.truth == k, self.scores[:, k]) for k in self.looked_for]
         found["AUC"] = mean_defined(np.stack([weighted_auc(*kind, each) for kind in kinds]), axis=0)
         if count == 2:
             found["average precision"] = weighted_average_precision(*kinds[0], each)
-            found["sensitivity"], found["specificity"] = sensitivity(counts)[:, 1], sensitivity(counts)[:, 0]
+            found["sensitivity"], found["specificity"] = rates[:, 1], rates[:, 0]
         if self.probable:
             gaps = sum_by_unit(self._gaps(), self.place, self.units)
             found["calibration error"] = divide(np.abs(weights @ gaps).sum(1), whole)
@@ -134,7 +146,7 @@ class ClassEvidence:
 
     def table(self) -> tuple[str, list[dict[str, Any]]]:
         """Return a row per class."""
-        total = self.confusion.sum(0)
+        total = self.confusion
         rows = []
         for k, name in enumerate(self.classes):
             row: dict[str, Any] = {"class": name, "samples": int(total[k].sum()), "F1": float(dice(total)[k])}
@@ -147,7 +159,7 @@ class ClassEvidence:
 
     def pictures(self) -> list[Figure]:
         """Return confusion matrix, curves and reliability."""
-        drawn = [drawing.draw_confusion(self.confusion.sum(0), self.classes)]
+        drawn = [drawing.draw_confusion(self.confusion, self.classes)]
         if self.probable:
             bins = reliability_bins(self.scores.max(1), self.scores.argmax(1) == self.truth, bins=BINS)
             drawn.append(drawing.draw_reliability(*bins, noun="sample"))
@@ -170,7 +182,7 @@ class ClassEvidence:
     def notes(self) -> list[str]:
         """Return which classes are absent or rare, and what a decision stands on."""
         notes = []
-        counts = self.confusion.sum(2)
+        counts = self.labels()
         if absent := [name for name, count in zip(self.classes, counts.sum(0), strict=True) if not count]:
             notes.append(
                 f"Not in these data: {', '.join(absent)}. Means are over the classes that occur or are predicted."
@@ -179,4 +191,4 @@ class ClassEvidence:
 
     def labels(self) -> NDArray[np.float64]:
         """Return samples per unit and class."""
-        return self.confusion.sum(2)
+        return self.tallies[:, 0]

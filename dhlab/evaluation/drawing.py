@@ -84,7 +84,9 @@ def draw_confusion(total: NDArray[Any], classes: Sequence[str]) -> Figure:
     share = total / np.maximum(total.sum(1, keepdims=True), 1)
     names, many = [shorten(name) for name in classes], len(classes)
     side = min(1.4 + 0.85 * many, 6.4) if many <= MOST_CELLS else 6.4
-    with _canvas(side + 1.2 + 0.065 * max(map(len, names)), side) as (canvas, saved):
+    longest = max(map(len, names))
+    slanted = longest > (11 if many <= 6 else 6)
+    with _canvas(min(side + 1.2 + 0.065 * longest, 7.2), side + (0.045 * longest if slanted else 0)) as (canvas, saved):
         axes = canvas.subplots()
         axes.grid(visible=False)
         picture = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
@@ -96,7 +98,6 @@ def draw_confusion(total: NDArray[Any], classes: Sequence[str]) -> Figure:
                 axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=size, linespacing=1.3)
         ticks = range(many) if many <= 40 else []
         small = 9 if many <= MOST_CELLS else 6
-        slanted = max(map(len, names)) > (11 if many <= 6 else 6)
         axes.set_xticks(ticks, names if len(ticks) else [], fontsize=small)
         if slanted:
             for label in axes.get_xticklabels():
@@ -105,7 +106,7 @@ def draw_confusion(total: NDArray[Any], classes: Sequence[str]) -> Figure:
         axes.tick_params(length=0)
         axes.set(xlabel="Predicted", ylabel="True")
         bar = canvas.colorbar(picture, ax=axes, fraction=0.046, pad=0.03)
-        bar.set_label("Share of true class")
+        bar.set_label("Share of true class", fontsize=9)
         bar.outline.set_visible(False)
     text = "Confusion matrix: share of each true class (row) that was taken for each class"
     return saved(f"{text}, and how many." if many <= MOST_CELLS else f"{text}.")
@@ -246,7 +247,7 @@ def draw_agreement(truth: NDArray[np.float64], prediction: NDArray[np.float64], 
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
             )
         reach = max(float(np.abs(error).max()), abs(middle) + spread) * 1.15 or 1.0
-        right.set(xlabel=f"Mean of true and predicted {short}", ylabel="Predicted − true", ylim=(-reach, reach))
+        right.set(xlabel="Mean of true and predicted", ylabel="Predicted − true", ylim=(-reach, reach))
     return saved(
         f"{name}: predicted against true (dashed: equal), and differences against means (Bland and Altman): mean, and "
         "the range of 95 % of the differences if they are normal."
@@ -339,7 +340,10 @@ def _canvas(width: float, height: float) -> Iterator[tuple[Canvas, Any]]:
         content = io.BytesIO()
 
         def saved(caption: str) -> Figure:
-            return Figure(content.getvalue(), caption, width=round(width * SHOWN))
+            image = content.getvalue()
+            # The width that the PNG itself states.
+            return Figure(image, caption, width=int.from_bytes(image[16:20]) * SHOWN // DOTS)
 
         yield canvas, saved
-        canvas.savefig(content, format="png")
+        # Tight: whatever a layout leaves outside is not cut off, and nothing stands in empty space.
+        canvas.savefig(content, format="png", bbox_inches="tight", pad_inches=0.08)

@@ -121,8 +121,9 @@ def evaluate(
         If a subgroup is not a feature of the dataset, or an object not one of its classes.
     """
     card = model.card
-    for data in (dataset, *(d for d in (operating_on,) if d is not None)):
-        data.check_fits(card)
+    dataset.check_fits(card)
+    if operating_on is not None:
+        operating_on.check_fits(card)
     names = np.asarray(dataset.groups if groups is None else [str(group) for group in groups])
     if len(names) != len(dataset):
         raise BadShapeError(f"{len(names)} groups for {len(dataset)} samples; expected one each.")
@@ -240,7 +241,8 @@ def _measure(evidence: Evidence, resamples: int, seed: int) -> _Measured:
     values = {name: value for name, value in values.items() if name not in undefined}
     if evidence.units < 2:
         return _Measured(values, {}, undefined)
-    width = len(evidence.place)
+    # Numbers per draw: a weight of each sample, or a confusion matrix.
+    width = max(len(evidence.place), len(evidence.classes) ** 2)
     blocks = [evidence.figures(w) for w in draw_weights(evidence.units, resamples=resamples, rng=seed, width=width)]
     return _Measured(values, {name: np.concatenate([block[name] for block in blocks]) for name in values}, undefined)
 

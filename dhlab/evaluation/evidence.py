@@ -39,6 +39,11 @@ class Evidence(Protocol):
         ...
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of classes, labels or numbers."""
+        ...
+
+    @property
     def unit(self) -> str:
         """What a unit is called."""
         ...

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
+from dhlab.datasets import Dataset
 from dhlab.errors import BadValueError, DHLabWarning
 from dhlab.evaluation import calibrate, evaluate
 
@@ -78,6 +81,30 @@ def test_labels_and_masks(lookup_model, numbered_data):
         progress=False,
     )
     assert pixels.card.temperature == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_package_keeps_the_temperature(tmp_path):
+    from dhlab.models import create_model, load_model
+    from dhlab.packaging import export
+
+    model = create_model("cnn", CLASSES, tile=16, spacing=1.0, width=4)
+    rng = np.random.default_rng(0)
+    windows = rng.integers(0, 255, (60, 16, 16, 3)).astype(np.uint8)
+    data = Dataset.from_arrays(windows, rng.integers(0, 3, 60), classes=CLASSES, task="classification")
+    model.net.requires_grad_(False)
+    for parameter in model.net.parameters():
+        parameter.mul_(1.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DHLabWarning)
+        calibrated = calibrate(model, data, progress=False)
+    assert abs(np.log(calibrated.card.temperature)) > 0.05
+    package = export(calibrated, tmp_path / "package")
+    inputs = torch.from_numpy(windows[:3])
+    expected = calibrated.eval()(inputs)
+    assert not torch.allclose(expected, model.eval()(inputs), atol=1e-4)
+    for path in (package, package / "model.onnx"):
+        loaded = load_model(path) if path.is_dir() else load_model(path, card=calibrated.card)
+        assert torch.allclose(loaded(inputs), expected, atol=1e-5)
 
 
 def test_says_when_there_is_nothing_to_learn(lookup_model, numbered_data):

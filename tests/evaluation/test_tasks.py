@@ -463,3 +463,19 @@ def test_scores_must_be_finite(lookup_model, numbered_data, task):
     data = numbered_data(truth.astype(np.float32) if task == "regression" else truth, LABELS, task)
     with pytest.raises(BadValueError, match="not finite for samples 64 to 79"):
         judge(lookup_model(table, LABELS, task), data)
+
+
+def test_many_classes_need_little_memory(lookup_model, numbered_data):
+    import tracemalloc
+
+    classes = tuple(f"c{k}" for k in range(300))
+    truth = np.arange(600) % 300
+    table = np.random.default_rng(0).normal(size=(600, 300)) + 9 * np.eye(300)[truth]
+    model, data = lookup_model(table, classes, "classification"), numbered_data(truth, classes, "classification")
+    tracemalloc.start()
+    report = judge(model, data, resamples=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.values["accuracy"] == pytest.approx((table.argmax(1) == truth).mean())
+    # A confusion matrix per unit would take 430 MB.
+    assert peak < 150e6
