@@ -1,6 +1,7 @@
 __version__: str
 
 from . import kernels as kernels
+from . import mil as mil
 from .annotations import Annotations as Annotations
 from .datasets import Dataset as Dataset
 from .diagnosis import doctor as doctor
