@@ -315,7 +315,7 @@ def _test_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[float,
         return None
     low, high = np.quantile(gaps, (0.025, 0.975)).tolist()
     # One more than counted: no finite number of draws shows that something never happens.
-    beyond = 1 + min(np.count_nonzero(gaps <= 0), np.count_nonzero(gaps >= 0))
+    beyond = 1 + int(min(np.count_nonzero(gaps <= 0), np.count_nonzero(gaps >= 0)))
     return low, high, min(1.0, 2 * beyond / (len(gaps) + 1))
 
 

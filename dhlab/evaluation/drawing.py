@@ -194,14 +194,18 @@ def draw_reliability(
         upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
         upper.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
         upper.vlines(confidence[filled], confidence[filled], right[filled], color="#d55e00", linewidth=2, alpha=0.55)
-        upper.plot(confidence[filled], right[filled], color=ACCENT, marker="o", markersize=5, linewidth=1.5)
+        upper.plot(confidence[filled], right[filled], color=ACCENT, linewidth=1.2)
+        # Bins that few samples fill are small: they may well lie where they do by chance.
+        sizes = 10 + 70 * np.sqrt(count[filled] / count.max())
+        upper.scatter(confidence[filled], right[filled], s=sizes, color=ACCENT, zorder=3, linewidths=0)
         upper.set(ylabel="Share with label" if labels else "Share right", xlim=(-0.01, 1.01), ylim=(-0.02, 1.03))
         upper.text(0.03, 0.95, "too cautious", color=SOFT, fontsize=9, va="top")
         upper.text(0.97, 0.03, "too sure", color=SOFT, fontsize=9, ha="right")
         lower.bar(edges[:-1], 100 * count / max(1, count.sum()), width=np.diff(edges), align="edge", color="#9cc3de")
         lower.set(xlabel="Score" if labels else "Score of the chosen class", ylabel=f"{noun.capitalize()}s (%)")
         lower.grid(visible=False, axis="x")
-    return saved("Reliability: on the dashed line, scores are as sure as they are right. Below, how scores spread.")
+    text = "Reliability: on the dashed line, scores are as sure as they are right; small dots stand for few."
+    return saved(f"{text} Below, how scores spread.")
 
 
 def draw_agreement(truth: NDArray[np.float64], prediction: NDArray[np.float64], name: str) -> Figure:

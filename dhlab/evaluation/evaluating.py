@@ -36,9 +36,11 @@ __all__ = ["evaluate"]
 
 # Classes of these names are what is left over: they have no outline of their own.
 REST = ("background", "other", "rest")
+# With fewer samples, what is measured in bins is mostly chance.
+FEW = 1000
 GALLERIES = {
     "segmentation": "Worst samples by the share of labelled pixels that are right.",
-    "classification": "Worst samples: the true class, and what it was taken for (with the score of that).",
+    "classification": "Worst samples: the true class, what it was taken for, and with what score.",
     "multilabel": "Worst samples: the label that is farthest from what is true.",
     "regression": "Worst samples: the true number and what was predicted.",
 }
@@ -278,7 +280,7 @@ def _report(
         baseline=baseline,
         n=dict.fromkeys(measured.values, units),
         tables={caption: rows},
-        notes=[*_notes(unit, units, measured), *point.notes, *evidence.notes()],
+        notes=[*_notes(evidence, measured), *point.notes, *evidence.notes()],
         provenance={
             "model": repr(model),
             "data": repr(dataset),
@@ -316,7 +318,8 @@ def _summary(
     return f"{text}; baseline {format_number(baseline[name])}." if name in baseline else f"{text}."
 
 
-def _notes(unit: str, units: int, measured: _Measured) -> list[str]:
+def _notes(evidence: Evidence, measured: _Measured) -> list[str]:
+    unit, units, samples = evidence.unit, evidence.units, len(evidence.place)
     notes = []
     if unit == "block":
         notes.append(
@@ -331,6 +334,8 @@ def _notes(unit: str, units: int, measured: _Measured) -> list[str]:
         notes.append(f"One {unit} only: no interval can be given.")
     elif units < 20:
         notes.append(f"Only {units} {unit}s: the intervals are rough.")
+    if "calibration error" in measured.values and samples < FEW and not isinstance(evidence, PixelEvidence):
+        notes.append("Calibration error cannot fall below zero: with few samples, it and its interval lie too high.")
     if measured.undefined:
         notes.append(f"Not defined on these data, and left out: {', '.join(measured.undefined)}.")
     holes = [name for name, draws in measured.draws.items() if np.isnan(draws).mean() > 0.05]

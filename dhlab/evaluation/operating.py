@@ -110,9 +110,10 @@ def choose_point(rule: Rule, evidence: Evidence, chosen_on: Dataset | None) -> O
             where = "the judged samples" if chosen_on is None else f"operating_on={chosen_on.name!r}"
             raise BadValueError(f"no operating point for {name!r} on {where}: {error}") from error
     how = "Youden's index" if not isinstance(rule, Mapping) else " ".join(f"{k} ≥ {v:g}" for k, v in rule.items())
-    scores = ", ".join(f"{name} {score:.3g}" for name, score in zip(names, thresholds, strict=True))
-    text = f"{scores}, by {how} on {'these data' if chosen_on is None else chosen_on.name}"
-    notes = [f"Decisions from score {text}." if len(names) <= 8 else f"Decisions by {text.partition(', by ')[2]}."]
+    scores = ", ".join(f"{name} from {score:.3g}" for name, score in zip(names, thresholds, strict=True))
+    where = "these data" if chosen_on is None else f"{len(chosen_on)} other samples ({chosen_on.name})"
+    text = f"{scores}, by {how} on {where}"
+    notes = [f"Decisions: {text}." if len(names) <= 8 else f"Decisions by {text.partition(', by ')[2]}."]
     if chosen_on is None:
         notes.append(
             "The operating point was chosen on the very samples that it is judged on: sensitivity, specificity and all "

@@ -60,6 +60,7 @@ def test_two_classes(lookup_model, numbered_data):
     assert report.baseline["Brier score"] == pytest.approx(share * (1 - share))
     assert "calibration error" not in report.baseline
     assert report.provenance["unit"] == "patient"
+    assert "Calibration error cannot" in " ".join(report.notes)
     for name, (low, high) in report.intervals.items():
         assert low < high
         assert low - 0.1 < report.values[name] < high + 0.1, name
@@ -316,6 +317,7 @@ def test_outlines_and_objects_of_a_segmentation(lookup_model, numbered_data):
     share = np.exp(4) / (np.exp(4) + 1)
     assert report.values["calibration error"] == pytest.approx(abs(share - (truth == said).mean()), abs=1e-6)
     assert report.tables["Per class"][0]["HD95 (µm)"] is None
+    assert "Calibration error cannot" not in " ".join(report.notes)
     bare = evaluate(model, data, surfaces=False, resamples=20, progress=False)
     assert not [name for name in bare.values if "HD95" in name or "AJI" in name]
     with pytest.raises(UnknownNameError, match="Did you mean 'nuclei'"):
