@@ -344,10 +344,12 @@ class Model(nn.Module):
         BadShapeError
             If the windows have the wrong type, number of axes or channels.
         BadValueError
-            If the model is an ONNX graph.
+            If the model is an ONNX graph or an ensemble.
         """
         if isinstance(self.net, OnnxNet):
             raise BadValueError(f"{self.card.name!r} is an ONNX graph and shows its scores only; take its package.")
+        if self.card.architecture == "ensemble":
+            raise BadValueError(f"{self.card.name!r} is an ensemble: each member has features of its own; ask one.")
         return pool_features(self.net, self.prepare(x))
 
     def prepare(self, x: Tensor) -> Tensor:
@@ -494,8 +496,8 @@ def create_model(
         With ``"unet"``: the network of torchvision or timm on its way down, at any size of window.
     pretrained
         What to start from. True: the network's published weights, if they lie in the cache of torch or of the Hugging
-        Face hub; nothing is ever downloaded. A path: a package, or a ``.safetensors`` file of the network. The body
-        is taken, and the head if the classes fit.
+        Face hub, those of a tag if the name has one (``"resnet50.IMAGENET1K_V2"``); nothing is ever downloaded. A
+        path: a package, or a ``.safetensors`` file of the network. The body is taken, and the head if the classes fit.
     unit
         Unit of `spacing`.
     axes
@@ -505,8 +507,8 @@ def create_model(
     dtype
         Stored type of a window.
     value_range
-        Stored values that become 0 and 1, for example Hounsfield units ``(-1000, 1000)``; None is the range of the
-        type (0 to 1 for float32). Signed integers have no such default.
+        Stored values that become 0 and 1, for example Hounsfield units ``(-1000, 1000)``; None is what a pretrained
+        package is used to, else the range of the type (0 to 1 for float32). Signed integers have no such default.
     mean
         Mean per channel, in 0..1; None is what pretrained weights are used to, else 0.5 (of a bag 0).
     std
@@ -534,14 +536,16 @@ def create_model(
         If a network needs torchvision or timm and these do not load.
     """
     architecture, task, options = _choose(name, task, encoder, options)
-    if value_range is None and RANGES.get(dtype, (0, 1)) is None:
-        raise BadValueError(f"{dtype} has no range of its own; give value_range=(low, high), as in (-1000, 1000).")
     if (axes == "ic") != (architecture == "attention-mil"):
         raise BadValueError(f"{name!r} with axes {axes!r}; bags, axes 'ic', are for 'attention-mil' and for it alone.")
     ndim = len(axes.replace("c", ""))
     count = channels if channels is not None else 3 if "c" in axes else 1
     sizes = (tile,) * ndim if isinstance(tile, int) else tuple(tile)
-    start = _find_start(pretrained, encoder or name, tuple(classes), sizes)
+    with torch.random.fork_rng(devices=[]):
+        start = _find_start(pretrained, encoder or name, tuple(classes), sizes)
+    value_range = value_range or start.ranges.get(dtype) or RANGES.get(dtype, (0.0, 1.0))
+    if value_range is None:
+        raise BadValueError(f"{dtype} has no range of its own; give value_range=(low, high), as in (-1000, 1000).")
     card = ModelCard(
         name=name,
         architecture=architecture,
@@ -552,7 +556,7 @@ def create_model(
         unit=unit,
         axes=axes,
         dtype=dtype,
-        value_range=value_range or RANGES.get(dtype) or (0.0, 1.0),
+        value_range=value_range,
         mean=tuple(mean) if mean is not None else _spread(start.mean, count, 0.0 if axes == "ic" else 0.5),
         std=tuple(std) if std is not None else _spread(start.std, count, 1.0 if axes == "ic" else 0.25),
         activation="sigmoid" if len(classes) == 1 and TASKS[task].exclusive else TASKS[task].activation,
@@ -577,6 +581,7 @@ class _Start:
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # values that become 0 and 1, by dtype
     head: bool = False
     origin: str = ""
 
@@ -613,12 +618,19 @@ def _find_start(
         if network in NETWORKS:
             raise BadValueError(f"{network!r} has no published weights; pass pretrained=<a package or .safetensors>.")
         found = find_published(find_source(network))
-        return _Start(found.read(tile), found.mean, found.std, False, str(found))
+        return _Start(found.read(tile), found.mean, found.std, origin=str(found))
     path = Path(pretrained).expanduser()
     if path.is_dir():
         model = load_model(path)
-        card, origin = model.card, f"{model.card.name} {model.card.version}, weights {model.digest()[:12]}"
-        return _Start(model.state_dict(), card.mean, card.std, card.classes == classes, origin)
+        card = model.card
+        return _Start(
+            model.state_dict(),
+            card.mean,
+            card.std,
+            ranges={card.dtype: card.value_range},
+            head=card.classes == classes,
+            origin=f"{card.name} {card.version}, weights {model.digest()[:12]}",
+        )
     if not path.exists():
         raise NotFoundError(f"nothing at {path}; pretrained= takes a package, a .safetensors file, or True.")
     if path.suffix != ".safetensors":

@@ -102,9 +102,12 @@ def find_published(source: Source) -> Published:
         for place in places:
             if place.is_file():
                 return Published(Source(source.library, source.name, tag), place, facts["mean"], facts["std"])
-    wanted = " or ".join(str(place) for _, places, _ in offers[:1] for place in places) or "none: none are published"
+    wanted = [str(place) for _, places, _ in offers for place in places]
+    if not wanted:
+        raise NotFoundError(f"{source} has no published weights; start at random, or pass pretrained=<a file>.")
     raise NotFoundError(
-        f"no published weights of {source} on this machine; looked for {wanted}. dhlab downloads nothing: fetch them "
+        f"no published weights of {source} on this machine; looked for {' or '.join(wanted[:2])}"
+        f"{' …' if wanted[2:] else ''}. dhlab downloads nothing: fetch them "
         "where there is a network, copy them to this place, or pass pretrained=<a .safetensors file or a package>."
     )
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dhlab.ensembles import combine
 from dhlab.errors import BadValueError
 from dhlab.models import create_model, load_model
 from dhlab.networks import pool_features, split_head
@@ -71,3 +72,9 @@ def test_a_graph_shows_no_features(tmp_path: Path) -> None:
     graph = load_model(folder / "model.onnx", card=folder / "config.json")
     with pytest.raises(BadValueError, match="scores only"):
         graph.features(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
+
+
+def test_an_ensemble_has_features_of_many() -> None:
+    several = combine([create_model("cnn", ["a"], tile=16, spacing=1.0, width=4, seed=seed) for seed in (0, 1)])
+    with pytest.raises(BadValueError, match="ensemble"):
+        several.features(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))

@@ -7,7 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from dhlab.errors import BadFileError, BadValueError, NotFoundError
@@ -49,8 +51,6 @@ def save_tensors(model: Model, file: Path) -> Path:
 
 def torchvision_weights(name: str, file: Path, seed: int = 5) -> dict[str, torch.Tensor]:
     """Write weights as torchvision publishes them: a whole ImageNet network in a ``.pth``."""
-    import torchvision
-
     torch.manual_seed(seed)
     weights = torchvision.models.get_model(name, weights=None).state_dict()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,6 @@ def torchvision_weights(name: str, file: Path, seed: int = 5) -> dict[str, torch
 
 def timm_weights(name: str, folder: Path) -> dict[str, torch.Tensor]:
     """Write weights as the hub's cache keeps them."""
-    import timm
-
     torch.manual_seed(6)
     weights = timm.create_model(name.partition(".")[0]).state_dict()
     snapshot = folder / "hub" / f"models--timm--{name}" / "snapshots" / "abc"
@@ -86,13 +84,25 @@ def test_torchvisions_cache(caches: Path) -> None:
 
 
 def test_other_weights_where_the_default_is_not_there(caches: Path) -> None:
-    import torchvision
-
     old = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
     torchvision_weights("resnet50", caches / "torch" / "checkpoints" / Path(old.url).name)
     assert find_published(find_source("resnet50")).source.tag == "IMAGENET1K_V1"
     with pytest.raises(NotFoundError, match=r"resnet50-11ad3fa6\.pth"):
         find_published(find_source("resnet50.IMAGENET1K_V2"))
+
+
+def test_what_torchvision_scales_anew_is_used_to_other_means(caches: Path) -> None:
+    known = torchvision.models.GoogLeNet_Weights.DEFAULT
+    file = caches / "torch" / "checkpoints" / Path(known.url).name
+    file.parent.mkdir(parents=True)
+    save_file({}, file)
+    found = find_published(find_source("googlenet"))
+    x = torch.rand(1, 3, 5, 5)
+    net = torchvision.models.googlenet(transform_input=True, aux_logits=False, init_weights=False)
+    theirs = net._transform_input(
+        (x - torch.tensor(IMAGENET[0]).view(3, 1, 1)) / torch.tensor(IMAGENET[1]).view(3, 1, 1)
+    )
+    torch.testing.assert_close((x - found.mean[0]) / found.std[0], theirs)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -109,6 +119,7 @@ def test_grey_gives_what_it_gave_with_other_channels(caches: Path, channels: int
 
 def test_the_hubs_cache_for_a_classifier_and_an_encoder(caches: Path) -> None:
     weights = timm_weights("resnet10t.c3_in1k", caches)
+    before = torch.random.get_rng_state()
     model = create_model("timm/resnet10t", ["a"], tile=33, spacing=0.5, pretrained=True)
     assert torch.equal(model.net.state_dict()["layer4.0.conv1.weight"], weights["layer4.0.conv1.weight"])
     assert "timm/resnet10t.c3_in1k" in model.card.base_model
@@ -117,6 +128,7 @@ def test_the_hubs_cache_for_a_classifier_and_an_encoder(caches: Path) -> None:
     assert torch.equal(own["encoder.model.layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
     assert torch.equal(own["encoder.model.layer1.0.bn1.running_mean"], weights["layer1.0.bn1.running_mean"])
     assert (unet.card.mean, unet.card.std) == IMAGENET
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_transformers_positions_are_resampled(caches: Path) -> None:
@@ -128,8 +140,6 @@ def test_a_transformers_positions_are_resampled(caches: Path) -> None:
 
 
 def test_densenets_old_names(caches: Path) -> None:
-    import torchvision
-
     known = torchvision.models.DenseNet121_Weights.DEFAULT
     file = caches / "torch" / "checkpoints" / Path(known.url).name
     weights = torchvision_weights("densenet121", file)
@@ -151,6 +161,7 @@ def test_densenets_old_names(caches: Path) -> None:
         ("resnet18", r"checkpoints/resnet18-f37072fd\.pth.*downloads nothing"),
         ("timm/resnet10t", r"models--timm--resnet10t\.c3_in1k/snapshots/<revision>/model\.safetensors"),
         ("timm/resnet18.tv_in1k", r"resnet18\.tv_in1k"),
+        ("timm/coatnet_0_224", "has no published weights"),
     ],
 )
 def test_says_which_file_is_wanted(name: str, match: str) -> None:
@@ -184,6 +195,13 @@ def test_a_package_gives_body_and_habits_and_its_head_if_the_classes_fit(tmp_pat
         own, theirs = other.net.state_dict(), first.net.state_dict()
         assert all(torch.equal(own[name], theirs[name]) for name in own if not name.startswith("head."))
         assert not torch.equal(own["head.weight"][:1], theirs["head.weight"][:1])
+
+
+def test_a_volumes_package_gives_its_range(tmp_path: Path) -> None:
+    settings = {"tile": (5, 9, 9), "spacing": 1.0, "axes": "zyx", "dtype": "int16", "width": 4, "depth": 2}
+    folder = export(create_model("cnn", ["a"], value_range=(-1000, 400), **settings), tmp_path / "p")
+    assert create_model("cnn", ["b"], pretrained=folder, **settings).card.value_range == (-1000, 400)
+    assert create_model("cnn", ["b"], pretrained=folder, **settings | {"dtype": "uint8"}).card.value_range == (0, 255)
 
 
 def test_a_classifiers_package_for_an_encoder(tmp_path: Path) -> None:

@@ -38,24 +38,24 @@ def train(model: Model, level: str | None, steps: int = 2) -> list[torch.Tensor]
     return [logits, *(p.grad for p in model.parameters()), *model.state_dict().values(), torch.get_rng_state()]
 
 
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(
-    ("name", "arguments"),
+    ("name", "arguments", "levels"),
     [
-        ("unet", {"tile": 21, "axes": "zyx", "width": 4, "dropout": 0.3}),
-        ("cnn", {"tile": 63, "axes": "ct", "width": 4, "dtype": "float32"}),
-        ("resnet18", {"tile": 33}),
-        ("timm/resnet10t", {"tile": 33, "dropout": 0.2}),
-        ("timm/efficientnet_b0", {"tile": 33, "dropout": 0.2}),
-        ("densenet121", {"tile": 33}),
-        ("unet", {"tile": (33, 41), "encoder": "mobilenet_v3_small", "width": 8}),
-        ("unet", {"tile": 33, "encoder": "timm/resnet10t", "width": 8}),
+        ("unet", {"tile": 21, "axes": "zyx", "width": 4, "dropout": 0.3}, LEVELS),
+        ("cnn", {"tile": 63, "axes": "ct", "width": 4, "dtype": "float32"}, LEVELS),
+        ("resnet18", {"tile": 33}, LEVELS),
+        ("timm/efficientnet_b0", {"tile": 33, "dropout": 0.2}, ("mid", "full")),
+        ("densenet121", {"tile": 33}, ("full",)),
+        ("unet", {"tile": (33, 41), "encoder": "mobilenet_v3_small", "width": 8}, ("full",)),
+        ("unet", {"tile": 33, "encoder": "timm/resnet10t", "width": 8}, ("full",)),
     ],
 )
-def test_everything_stays_bitwise(name: str, arguments: dict, level: str) -> None:
+def test_everything_stays_bitwise(name: str, arguments: dict, levels: tuple[str, ...]) -> None:
     model = create_model(name, ["a", "b"], spacing=1.0, **arguments)
-    plain, again = train(deepcopy(model), None), train(deepcopy(model), level)
-    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    plain = train(deepcopy(model), None)
+    for level in levels:
+        again = train(deepcopy(model), level)
+        assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True)), level
 
 
 def test_batches_are_counted_once() -> None:
@@ -114,6 +114,22 @@ def test_refuses_twice_and_unknown_levels() -> None:
         recompute(net, "high")
     with recompute(net, "full"), recompute(net, "low"), pytest.raises(BadValueError, match="already"):
         net(torch.rand(2, 3, 16, 16))
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_under_a_compiler() -> None:
+    model = create_model("unet", ["a"], tile=16, spacing=1.0, width=4, depth=2).train()
+    x = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    found = []
+    for compiled in (False, True):
+        one = deepcopy(model)
+        undo = recompute(one.net, "full") if compiled else None
+        (torch.compile(one.logits, backend="eager") if compiled else one.logits)(x).square().mean().backward()
+        if undo:
+            assert undo.units
+            undo()
+        found.append([*(p.grad for p in one.parameters()), *one.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 class WritesIntoItsInput(nn.Module):
