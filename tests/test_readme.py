@@ -17,9 +17,12 @@ def test_the_table_is_the_stored_rows() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    rows = module.read_rows()
+    rows, quality = module.read_rows(), module.read_quality()
     assert rows
-    assert module.insert(TEXT, module.make_table(rows)) == TEXT, "run python tests/benchmarks/readme_table.py"
+    assert quality
+    page = module.insert(TEXT, module.make_table(rows))
+    page = module.insert(page, module.make_quality_table(quality), name="quality")
+    assert page == TEXT, "run python tests/benchmarks/readme_table.py"
 
 
 def test_pictures_and_links_exist() -> None:
@@ -32,10 +35,20 @@ def test_pictures_and_links_exist() -> None:
 def test_the_code_names_public_things() -> None:
     import dhlab as dh
 
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
     used = {n.attr for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     names = {name for name in used if name in dh.__all__}
-    assert {"open", "load_model", "predict", "Annotations", "show"} <= names
+    assert {
+        "open",
+        "load_model",
+        "predict",
+        "Annotations",
+        "show",
+        "create_model",
+        "fit",
+        "evaluate",
+        "export",
+    } <= names
 
 
 def test_the_two_commands_stand_on_the_first_screen() -> None:

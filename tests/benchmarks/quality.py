@@ -176,9 +176,17 @@ def outline_spine(data: Path) -> Report:
 
 
 def tell_pneumonia(data: Path) -> Report:
-    """Tell pneumonia in chest X-rays of 28 px; the set's own validation pictures are the test."""
+    """Tell pneumonia in chest X-rays of 28 px; the set's own validation pictures are the test.
+
+    Some of them are in the training data as well: those are left out.
+    """
+    from dhlab.datasets import find_duplicates
+
     folder = data / "cxr-pneumoniamnist"
     train, test = (read_arrays(folder / f"{name}.npz") for name in ("train", "val"))
+    seen = {j - len(train) for i, j in find_duplicates(dh.Dataset.concat([train, test])) if i < len(train) <= j}
+    print(f"{len(seen)} test pictures are nearly the same as training pictures and left out")
+    test = test.subset([i for i in range(len(test)) if i not in seen])
     model = dh.create_model("resnet18", train.classes, tile=28, spacing=1.0, unit="px", channels=1)
     dh.fit(model, train, epochs=15, batch_size=32, learning_rate=1e-3, averaging=0.99, seed=SEED)
     return dh.evaluate(model, test)
@@ -292,7 +300,7 @@ QUESTIONS = {
         "AUC",
         tell_pneumonia,
         "PneumoniaMNIST, CC BY 4.0",
-        published="0.944 (ResNet-18, all the training data)",
+        published="0.944 on the official test set, which is harder and not at hand",
         unit="pictures",
     ),
     "seizures": Question("kinds of seizure EEG", "macro F1", tell_seizures, "BEED, CC BY 4.0", unit="windows"),

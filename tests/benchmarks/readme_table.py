@@ -1,6 +1,7 @@
-"""Put the stored benchmark rows into the README: ``python tests/benchmarks/readme_table.py``.
+"""Put the stored rows into the README: ``python tests/benchmarks/readme_table.py``.
 
-The rows stand in ``results.jsonl``, written by ``make bench args="--json tests/benchmarks/results.jsonl"``.
+Benchmark rows stand in ``results.jsonl``, written by ``make bench args="--json tests/benchmarks/results.jsonl"``; those
+of quality on real data in ``quality.jsonl``, written by ``quality.py --json tests/benchmarks/quality.jsonl``.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-ROWS, README = HERE / "results.jsonl", HERE.parents[1] / "README.md"
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+ROWS, QUALITY, README = HERE / "results.jsonl", HERE / "quality.jsonl", HERE.parents[1] / "README.md"
 
 
 def read_rows(path: Path = ROWS) -> list[dict[str, Any]]:
     """Return the newest row of every benchmark, case and peer, in the order of the file."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return list({(row["benchmark"], row["case"], row["peer_name"]): row for row in rows}.values())
+    return list({(row["benchmark"], row["case"], row["peer_name"]): row for row in _read(path)}.values())
+
+
+def read_quality(path: Path = QUALITY) -> list[dict[str, Any]]:
+    """Return the newest row of every question, in the order of the file."""
+    return list({row["name"]: row for row in _read(path)}.values())
 
 
 def make_table(rows: list[dict[str, Any]]) -> str:
@@ -40,16 +44,58 @@ def make_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", said])
 
 
+def make_quality_table(rows: list[dict[str, Any]]) -> str:
+    """Return what training reaches on real data as a Markdown table.
+
+    Parameters
+    ----------
+    rows
+        What ``quality.py`` wrote.
+    """
+    lines = [
+        "| question (`quality.py …`) | data | figure | held out | 95 % interval | rival | others |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = (
+            f"{row['what']} (`{row['name']}`)",
+            row["source"],
+            row["figure"],
+            f"**{row['value']:.3f}**",
+            f"{row['low']:.3f} to {row['high']:.3f}, {row['n']} {row['unit']}",
+            f"{row['baseline']:.3f}",
+            row["published"],
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def insert(text: str, table: str, *, name: str = "benchmarks") -> str:
+    """Return the README with a table between its two marks.
+
+    Parameters
+    ----------
+    text
+        The README.
+    table
+        The table.
+    name
+        Name in the marks.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def insert(text: str, table: str) -> str:
-    """Return the README with the table between its two marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
-
-
 if __name__ == "__main__":
-    README.write_text(insert(README.read_text("utf-8"), make_table(read_rows())), "utf-8")
+    page = insert(README.read_text("utf-8"), make_table(read_rows()))
+    README.write_text(insert(page, make_quality_table(read_quality()), name="quality"), "utf-8")
