@@ -87,7 +87,8 @@ def take_over(net: nn.Module, weights: Mapping[str, Tensor], *, head: bool, orig
         weights = {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in weights.items()}
     own = net.state_dict()
     sources = {name: source for name in own if (source := _named(weights, name)) is not None}
-    fitted = {name: _fitted(weights[source], own[name]) for name, source in sources.items()}
+    stem = next((name for name in own if own[name].ndim > 2), "")
+    fitted = {name: _fit(weights[source], own[name], stem=name == stem) for name, source in sources.items()}
     head_names = _names_under(net, split_head(net)[1])
     body = [name for name in own if name not in head_names]
     missing = [name for name in body if name not in sources and not name.endswith(COUNTER)]
@@ -123,11 +124,10 @@ def _names_under(net: nn.Module, parameters: Iterable[str]) -> set[str]:
     return {name for name in net.state_dict() if name.rpartition(".")[0] in modules}
 
 
-def _fitted(tensor: Tensor, own: Tensor) -> Tensor | None:
-    """Return a tensor in the shape of `own`, or None if it does not fit."""
+def _fit(tensor: Tensor, own: Tensor, *, stem: bool) -> Tensor | None:
+    """Return a tensor in the shape of `own`, the first convolution for other channels, or None if it does not fit."""
     if tensor.shape == own.shape:
         return tensor
-    stem = tensor.ndim == own.ndim > 2 and tensor.shape[0] == own.shape[0] and tensor.shape[2:] == own.shape[2:]
-    if not stem or tensor.shape[1] > 4:
+    if not (stem and tensor.ndim == own.ndim and tensor[:, :1].shape == own[:, :1].shape):
         return None
     return tensor.mean(dim=1, keepdim=True).expand_as(own) * (tensor.shape[1] / own.shape[1])
