@@ -108,7 +108,8 @@ def segmentation_loss(
     labelled = (targets != IGNORE).unsqueeze(1).to(chance.dtype)
     if sample_weights is not None:
         labelled = labelled * _beside(sample_weights, labelled)
-    truth = functional.one_hot(targets.clamp_min(0), logits.shape[1]).movedim(-1, 1) * labelled
+    indices = torch.arange(logits.shape[1], device=logits.device).reshape(1, -1, *(1,) * (targets.ndim - 1))
+    truth = (targets.unsqueeze(1) == indices) * labelled
     across = [0, *range(2, logits.ndim)]
     size = truth.sum(across)
     present = size > 0

@@ -239,13 +239,14 @@ class Trainer:
             parts[part][rest] = tensor
         self.model.load_state_dict(parts["model"])
         parameters = self._parameters()
+        home = self.device if self.optimizer.defaults["fused"] else torch.device("cpu")
         for name, tensor in parts["optimizer"].items():
             index, _, key = name.partition(".")
             parameter = parameters[int(index)]
             alike = tensor.shape == parameter.shape and tensor.ndim > 0
             # The memory order of the parameter, so that the optimiser runs the same code as before.
-            own = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if alike else tensor
-            self.optimizer.state[parameter][key] = own
+            place = torch.empty_like(parameter, dtype=tensor.dtype) if alike else torch.empty_like(tensor, device=home)
+            self.optimizer.state[parameter][key] = place.copy_(tensor)
         for index, tensor in parts["gradient"].items():
             parameters[int(index)].grad = torch.empty_like(parameters[int(index)]).copy_(tensor)
         if self.averaged:
