@@ -84,3 +84,16 @@ def test_signals_and_volumes_keep_their_other_axes():
 def test_refuses_what_does_not_fit():
     with pytest.raises(BadShapeError, match="equal numbers"):
         augment_batch(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64), axes="yxc", seed=0, epoch=0, indices=[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 63, 3), (63, 7, 1), (5, 5)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int64])
+def test_turns_are_numpys(shape, dtype):
+    from dhlab.augment import _turn
+
+    array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    for turns in range(-3, 4):
+        for flip in (False, True):
+            wanted = np.rot90(array, turns, (0, 1))
+            wanted = np.flip(wanted, 1) if flip else wanted
+            assert np.array_equal(_turn(array, (0, 1), turns, flip), wanted)

@@ -211,7 +211,7 @@ def fit(
         listeners.append(TensorBoardLog(run.folder / "tensorboard"))
     if on_event is not None:
         listeners.append(on_event)
-    digest = model.digest()
+    digest = model.digest() if run is not None else ""
     trainer = Trainer(model, train, settings, device=device, sample_weights=sample_weights)
     try:
         with stage("trained", verb="fit", model=model.card.name, samples=len(train)) as facts:
@@ -300,8 +300,8 @@ class _Loop:
         if not math.isnan(score) and (progress.best_score is None or score > progress.best_score):
             progress.best_score, progress.best_epoch = score, progress.epoch
             self.best = self.trainer.weights()
-            self.best_digest = digest_weights(self.best)
             if self.run is not None:
+                self.best_digest = digest_weights(self.best)
                 self.run.keep_best(self.trainer.model, self.best, progress.epoch)
         stale = settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience
         limit = None if settings.minutes is None else 60 * settings.minutes

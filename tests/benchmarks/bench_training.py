@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dhlab.datasets import Dataset
     from dhlab.models import Model
 
-SAMPLES, SIDE, BATCH, RATE = 128, 96, 16, 1e-3
+SAMPLES, SIDE, BATCH, RATE = 256, 96, 16, 1e-3
 PICTURES = 400
 
 
