@@ -3,6 +3,7 @@ __version__: str
 from . import kernels as kernels
 from . import mil as mil
 from .annotations import Annotations as Annotations
+from .cards import ModelCard as ModelCard
 from .datasets import Dataset as Dataset
 from .diagnosis import doctor as doctor
 from .errors import DHLabError as DHLabError
@@ -14,7 +15,6 @@ from .inference import predict as predict
 from .io import open as open
 from .io import save as save
 from .models import Model as Model
-from .models import ModelCard as ModelCard
 from .models import create_model as create_model
 from .models import load_model as load_model
 from .packaging import export as export

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dhlab.cards import ModelCard
 from dhlab.errors import BadValueError
-from dhlab.models import Model, ModelCard, build_model
+from dhlab.models import Model, build_model
 from dhlab.networks import OnnxNet
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
-    from dhlab.models import Model, ModelCard
+    from dhlab.cards import ModelCard
+    from dhlab.models import Model
 
 __all__ = ["attribute", "explain", "find_layer"]
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dhlab.models import Model, ModelCard
+    from dhlab.cards import ModelCard
+    from dhlab.models import Model
 
 __all__ = ["predict"]
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dhlab.annotations import Annotations
+    from dhlab.cards import ModelCard
     from dhlab.datasets.groups import Patient
     from dhlab.datasets.masks import Value
     from dhlab.datasets.samples import Batch, Samples
-    from dhlab.models import ModelCard
     from dhlab.scan import Scan
 
 __all__ = ["Dataset"]

@@ -21,6 +21,7 @@ __all__ = ["Event", "Listener", "NotebookPlot", "TensorBoardLog", "TerminalBar",
 
 RECENT = 20  # steps that the shown loss is the mean of
 REDRAW_S = 1.0
+MOST_STEPS = 4000  # losses of single batches that a picture keeps
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class NotebookPlot:
             self.seen += event.samples
             self.recent = [*self.recent, event.loss][-RECENT:]
             self.losses.append((event.step, event.loss))
+            if len(self.losses) > MOST_STEPS:
+                self.losses = self.losses[::2]
         if event.kind == "step" and now - self.drawn < REDRAW_S:
             return
         picture = draw_curve(event.curve, event.score_name, steps=self.losses, wide=event.done)

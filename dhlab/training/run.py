@@ -197,7 +197,8 @@ def load_run(folder: str | os.PathLike[str]) -> Model:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from dhlab.models import ModelCard, build_model
+    from dhlab.cards import ModelCard
+    from dhlab.models import build_model
 
     place = Path(folder).expanduser()
     about, best = place / ABOUT, place / BEST

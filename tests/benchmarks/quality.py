@@ -130,7 +130,10 @@ def outline(model: Any, image: Any) -> Any:
 
 
 def tell_melanoma(data: Path) -> Report:
-    """Tell melanoma from nevus in dermoscopy; the file names no patients, so that each picture stands for itself."""
+    """Tell melanoma from nevus in dermoscopy; the file names no patients, so that each picture stands for itself.
+
+    The network was chosen among four by cross-validation on the pictures that are not held out.
+    """
     folder = data / "dermoscopy-isic-uda1"
     samples = dh.Dataset.from_table(
         write_paths(
@@ -144,8 +147,8 @@ def tell_melanoma(data: Path) -> Report:
         size=128,
         name="ISIC UDA-1",
     )
-    model = dh.create_model("resnet18", samples.classes, tile=128, spacing=1.0, unit="px")
-    return learn(model, samples, epochs=40, batch_size=16, learning_rate=1e-3, averaging=0.98)
+    model = dh.create_model("cnn", samples.classes, tile=128, spacing=1.0, unit="px", depth=5)
+    return learn(model, samples, epochs=30, batch_size=16, learning_rate=1e-3, averaging=0.98)
 
 
 def outline_spine(data: Path) -> Report:
@@ -202,34 +205,50 @@ def read_arrays(path: Path) -> Any:
 
 
 def tell_seizures(data: Path) -> Report:
-    """Tell kinds of EEG from windows of 16 channels by 25 steps; the last quarter of each class's time is the test."""
+    """Tell kinds of EEG from windows of 16 channels by 25 steps; the last quarter of each kind's time is the test.
+
+    The file names no patients. Windows of the test do not overlap; those that are learned from do, and none reaches
+    into a later part.
+    """
     table = np.loadtxt(data / "eeg-epilepsy-beed" / "beed.csv", delimiter=",", skiprows=1)
-    windows, kinds, places = [], [], []
+    train, val, test = (
+        cut_windows(table, low, high, stride=stride)
+        for low, high, stride in ((0, 0.6, 5), (0.6, 0.75, 25), (0.75, 1, 25))
+    )
+    model = dh.create_model(
+        "cnn",
+        train.classes,
+        tile=25,
+        spacing=1.0,
+        unit="px",
+        axes="ct",
+        channels=16,
+        dtype="float32",
+        value_range=(-150.0, 150.0),
+        depth=3,
+        width=32,
+    )
+    dh.fit(model, train, val, epochs=30, batch_size=32, averaging=0.99, seed=SEED, allow_leakage=True)
+    return dh.evaluate(model, test)
+
+
+def cut_windows(table: Any, low: float, high: float, *, stride: int) -> Any:
+    """Cut a share of each kind's time into windows of 25 steps."""
+    windows, kinds = [], []
     for kind in range(4):
         rows = table[table[:, -1] == kind, :-1]
-        cut = rows[: len(rows) // 25 * 25].reshape(-1, 25, 16).transpose(0, 2, 1)
-        windows.append(cut.astype(np.float32))
-        kinds += [kind] * len(cut)
-        places.append(np.linspace(0, 1, len(cut), endpoint=False))
-    data_set = dh.Dataset.from_arrays(
-        np.concatenate(windows),
+        rows = rows[int(low * len(rows)) : int(high * len(rows))]
+        starts = range(0, len(rows) - 24, stride)
+        windows += [rows[start : start + 25].T for start in starts]
+        kinds += [kind] * len(starts)
+    return dh.Dataset.from_arrays(
+        np.stack(windows).astype(np.float32),
         kinds,
         classes=("healthy", "generalised", "focal", "event"),
         task="classification",
         axes="ct",
         name="BEED",
     )
-    place = np.concatenate(places)
-    train, val, test = (
-        data_set.subset(np.flatnonzero((place >= low) & (place < high)))
-        for low, high in ((0, 0.6), (0.6, 0.73), (0.75, 1.0))
-    )
-    model = dh.create_model(
-        "cnn", data_set.classes, tile=25, spacing=1.0, unit="px", axes="ct", channels=16, dtype="float32",
-        value_range=(-150.0, 150.0), depth=3, width=32,
-    )  # fmt: skip
-    dh.fit(model, train, val, epochs=60, batch_size=16, seed=SEED, allow_leakage=True)
-    return dh.evaluate(model, test)
 
 
 def foresee_headache(data: Path) -> Report:

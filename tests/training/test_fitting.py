@@ -317,6 +317,11 @@ def test_damaged_checkpoint_is_told(tmp_path):
         {"averaging": 0.9, "accumulate": 2},
         {"label_smoothing": 0.1, "class_weights": [1.0, 2.0]},
         {"precision": "float32", "class_weights": "balanced"},
+        {"precision": "float16"},
+        # The compiler's own insides are deprecated in torch.
+        pytest.param(
+            {"compile": True}, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+        ),
         {"loss": torch.nn.functional.cross_entropy},
         {"activation_checkpointing": "full"},
     ],
