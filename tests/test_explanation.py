@@ -320,7 +320,7 @@ def test_a_transformer_is_no_place_for_grad_cam(finder: Model) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"target": "brigth"}, UnknownNameError, "Did you mean 'bright'"),
+        ({"target": "brightt"}, UnknownNameError, "Did you mean 'bright'"),
         ({"layer": "stage"}, UnknownNameError, "Did you mean"),
         ({"method": "saliency"}, BadValueError, "grad-cam, integrated-gradients"),
         ({"method": "integrated-gradients", "steps": 0}, BadValueError, "at least 1"),
