@@ -217,7 +217,7 @@ def _shrink(pictures: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _transform(small: NDArray[np.float32], highest: float) -> NDArray[np.float32]:
-    from scipy.fft import dctn  # type: ignore[import-untyped]
+    from scipy.fft import dctn
 
     contrast = small.std((1, 2))
     waves = np.asarray(dctn(small, axes=(1, 2), norm="ortho"))[:, :FREQUENCIES, :FREQUENCIES]

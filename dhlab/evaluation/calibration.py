@@ -116,7 +116,7 @@ def _pick(
 
 def _fit(logits: Tensor, truth: Tensor, *, sigmoid: bool) -> float:
     """Return the temperature with the smallest mean negative log-likelihood."""
-    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+    from scipy.optimize import minimize_scalar
 
     if sigmoid and truth.ndim == 1:
         truth = functional.one_hot(truth.clamp(min=0), logits.shape[1]).where(truth[:, None] != IGNORE, IGNORE)

@@ -87,7 +87,7 @@ class Evidence(Protocol):
 
 def sum_by_unit(values: NDArray[Any], place: NDArray[np.int64], units: int) -> NDArray[np.float64]:
     """Return sums of the samples of each unit, ``(units, *rest)``, of values ``(N, *rest)``."""
-    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+    from scipy.sparse import csr_array
 
     flat = np.asarray(values, np.float64).reshape(len(values), -1)
     chooser = csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(units, len(place)))

@@ -50,7 +50,7 @@ def label_objects(mask: ArrayLike) -> NDArray[np.int32]:
     ndarray
         Label map of the same shape, int32: 0 outside, objects from 1.
     """
-    from scipy.ndimage import generate_binary_structure, label  # type: ignore[import-untyped]
+    from scipy.ndimage import generate_binary_structure, label
 
     inside = np.asarray(mask).astype(bool)
     labels, _ = label(inside, generate_binary_structure(inside.ndim, inside.ndim), output=np.int32)

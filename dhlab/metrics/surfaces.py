@@ -45,7 +45,7 @@ def surface_distances(
     BadValueError
         If a spacing is not positive.
     """
-    from scipy.spatial import KDTree  # type: ignore[import-untyped]
+    from scipy.spatial import KDTree
 
     masks = [np.asarray(mask).astype(bool) for mask in (truth, prediction)]
     if masks[0].shape != masks[1].shape or not masks[0].ndim:
@@ -118,7 +118,7 @@ def _quantile(distances: NDArray[np.float64]) -> float:
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the indices of surface pixels, ``(points, axes)``."""
-    from scipy.ndimage import binary_erosion, find_objects  # type: ignore[import-untyped]
+    from scipy.ndimage import binary_erosion, find_objects
 
     box = find_objects(mask.view(np.uint8))
     if not box:
