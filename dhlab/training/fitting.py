@@ -238,11 +238,10 @@ class _Loop:
         self.trainer, self.val, self.run, self.listeners = trainer, val, run, listeners
         self.interval = 60 * checkpoint_minutes
         self.settings, self.score_name = trainer.settings, trainer.task.score
-        self.progress, self.best = Progress(), None
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
         self.best_digest = ""
         self.began = self.written = time.perf_counter()
-
-    best: dict[str, Tensor] | None
 
     def begin(self, digest: str) -> None:
         """Continue where the run stopped, if it did."""
@@ -252,7 +251,8 @@ class _Loop:
             self.best_digest = digest_weights(self.best) if self.best else ""
 
     def go(self) -> None:
-        self.began = self.written = time.perf_counter() - self.progress.seconds
+        self.written = time.perf_counter()
+        self.began = self.written - self.progress.seconds
         try:
             with signals_held(self.run is not None) as self.signals:
                 while not self.progress.finished:
@@ -310,7 +310,9 @@ class _Loop:
         if self.run is not None:
             self.run.record(progress.curve)
             if progress.finished and self.best is None:
-                self.run.keep_best(self.trainer.model, self.trainer.weights(), progress.epoch)
+                last = self.trainer.weights()
+                self.best_digest = digest_weights(last)
+                self.run.keep_best(self.trainer.model, last, progress.epoch)
         self._save()
         self._tell("epoch", mean, samples)
 

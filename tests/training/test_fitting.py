@@ -298,6 +298,18 @@ def test_folder_of_another_training(tmp_path):
     assert len(longer.tables["Learning curve"]) == 3
 
 
+def test_the_same_call_returns_at_once_with_averaged_weights_and_without_validation(tmp_path):
+    data, model = tiny_classes(), small_cnn()
+    options = {"epochs": 2, "batch_size": 8, "averaging": 0.5, "progress": False, "folder": tmp_path}
+    report = fit(model, data, **options)
+    ended = model.digest()
+    heard = []
+    again = fit(model, data, on_event=heard.append, **options)
+    assert [event.kind for event in heard] == ["end"]
+    assert model.digest() == ended
+    assert again.tables["Learning curve"] == report.tables["Learning curve"]
+
+
 def test_damaged_checkpoint_is_told(tmp_path):
     data = tiny_classes()
     fit(small_cnn(), data, epochs=1, batch_size=8, progress=False, folder=tmp_path)
