@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dhlab.atomic import atomic_folder
+from dhlab.atomic import atomic_folder, storage_errors
 from dhlab.errors import BadShapeError, BadValueError, ConflictError
 from dhlab.models import CONFIG, FORMAT_VERSION, GRAPH, WEIGHTS, Model, ModelCard, load_model
 from dhlab.networks import OnnxNet
@@ -74,7 +74,7 @@ def export(
     model
         The model; it stays as it is.
     folder
-        Where the package shall appear, whole or not at all.
+        Where the package shall appear, whole or not at all; folders above it are made.
     report
         What `evaluate` found: its figures with intervals and numbers go into the card and the README.
     example
@@ -110,6 +110,8 @@ def export(
     if report is not None:
         card = replace(card, metrics=dict(card.metrics) | _figures(report))
     windows = _example(card, example)
+    with storage_errors(location):
+        location.parent.mkdir(parents=True, exist_ok=True)
     with stage("packaged", verb="export", model=card.name), atomic_folder(location) as partial:
         still = Model(deepcopy(model.net).cpu(), card).eval().requires_grad_(False)
         with torch.inference_mode():

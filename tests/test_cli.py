@@ -153,7 +153,7 @@ def test_train_evaluate_export(capsys: pytest.CaptureFixture[str], classes: Path
 
     judged = run(capsys, "evaluate", classes, "-m", out, "-o", tmp_path / "judged.html", "--quiet")
     assert 0 <= float(str(judged["AUC"])) <= 1
-    package = tmp_path / "package"
+    package = tmp_path / "packages" / "one"
     words = ("--report", tmp_path / "judged.json", "--card", "name=red or blue", "licence=CC0-1.0")
     run(capsys, "export", out, "-o", package, *words)
     assert "AUC" in (package / "README.md").read_text("utf-8")

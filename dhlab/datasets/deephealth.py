@@ -274,11 +274,11 @@ def _plain_values(dataset: Dataset) -> dict[str, Any]:
     if any(coding != codings[0] for coding in codings):
         raise BadValueError(f"the parts of {dataset.name!r} name mask values differently; write one file for each.")
     coding = codings[0]
-    plain = {"values": {n: v if isinstance(v, int | str) else list(v) for n, v in coding.named.items()}}
+    plain: dict[str, Any] = {"values": {n: v if isinstance(v, int | str) else list(v) for n, v in coding.named.items()}}
     if coding.ignore:
-        plain |= {"ignore": [v if isinstance(v, int) else list(v) for v in coding.ignore]}  # type: ignore[dict-item]
+        plain |= {"ignore": [v if isinstance(v, int) else list(v) for v in coding.ignore]}
     if coding.tolerance:
-        plain |= {"tolerance": coding.tolerance}  # type: ignore[dict-item]
+        plain |= {"tolerance": coding.tolerance}
     return plain
 
 
