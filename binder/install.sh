@@ -20,9 +20,9 @@ wanted=()
 need() { command -v "$1" >/dev/null || wanted+=("$2"); }
 if [ ! -x "$python" ] && ! "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null; then wanted+=(python3 python3-venv); fi
 [ "$profile" = demo ] || need npm npm
+need cc gcc # for the C kernels; without them PyTorch's operations run
 case $profile in
   test | dev)
-    need cc gcc
     need nm binutils
     command -v chromium chromium-browser google-chrome >/dev/null || wanted+=(chromium)
     ;;
@@ -91,6 +91,7 @@ case $profile in
   test) install -e '.[dicom,lab,models,nifti]' --group test --group lint ;;
   dev) install -e '.[dicom,lab,models,nifti]' --group dev ;;
 esac
+compgen -G 'dhlab/kernels/_cpu/*.so' >/dev/null || say "No C kernels were built: it takes a C compiler. PyTorch's operations run instead."
 if [ "$profile" != demo ] && ! "$python" binder/torchvision_cpu_ops.py; then
   say "torchvision will not load beside this CPU build of torch (it takes a C compiler and nm to mend)"
 fi

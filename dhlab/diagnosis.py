@@ -110,15 +110,32 @@ def _devices() -> Iterator[Finding]:
 def _kernels() -> Iterator[Finding]:
     import torch
 
-    choice = env.get("DHLAB_KERNELS")
-    triton = find_spec("triton") is not None
-    if torch.cuda.is_available() and triton and choice != "torch":
-        yield "kernel normalize", "ok", "Triton on the GPU, the PyTorch reference on the CPU"
-    elif choice == "triton":
-        yield "kernel normalize", "problem", "DHLAB_KERNELS=triton, but there is no GPU or no triton; unset it"
+    from dhlab.kernels import _cpu
+
+    choice, built = env.get("DHLAB_KERNELS"), _cpu.is_built()
+    if choice != "auto":
+        possible = {"triton": torch.cuda.is_available() and _has_triton(), "cpu": built, "torch": True}[choice]
+        yield (
+            "kernels",
+            "ok" if possible else "problem",
+            f"DHLAB_KERNELS={choice}{'' if possible else ': not possible'}",
+        )
+        return
+    if torch.cuda.is_available():
+        found = ("ok", "Triton") if _has_triton() else ("problem", "PyTorch's operations: pip install 'dhlab[gpu]'")
+        yield "kernels on the GPU", *found
+    if built:
+        yield "kernels on the CPU", "ok", f"C, compiled for {_cpu.instruction_set()}"
     else:
-        why = "no GPU" if triton else "triton is not installed"
-        yield "kernel normalize", "ok", f"the PyTorch reference ({why if choice == 'auto' else 'DHLAB_KERNELS=torch'})"
+        yield (
+            "kernels on the CPU",
+            "absent",
+            "PyTorch's operations: install a C compiler and dhlab again for faster ones",
+        )
+
+
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _codecs() -> Iterator[Finding]:

@@ -26,7 +26,7 @@ VARIABLES = {
     for v in (
         Variable("DHLAB_DATA", "", (), "folder with real sample data; else ../shared/data beside the checkout"),
         Variable("DHLAB_CACHE", "", (), "folder for caches; else the user's cache folder"),
-        Variable("DHLAB_KERNELS", "auto", ("auto", "triton", "torch"), "which form of the fused kernels runs"),
+        Variable("DHLAB_KERNELS", "auto", ("auto", "triton", "cpu", "torch"), "which form of the fused kernels runs"),
         Variable("DHLAB_THREADS", "", (), "threads that decode tiles; else the cores this process may use"),
         Variable("DHLAB_TIMELINE", "", (), "folder of the time-to-model ledger; else no ledger is kept"),
         Variable("JUPYTERHUB_SERVICE_PREFIX", "", (), "set by JupyterHub: the URL prefix of this server"),

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from dhlab.errors import BadShapeError
-from dhlab.kernels._choice import use_triton
+from dhlab.kernels._choice import choose
+from dhlab.kernels._cpu.normalize import can_normalize, normalize_cpu
+from dhlab.kernels._operators import register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,15 +72,30 @@ def normalize(
             f"out is {tuple(out.shape)} {out.dtype}, strides {out.stride()}; expected {tuple(moved.shape)} {dtype}, "
             "dense with channels first or last."
         )
-    if use_triton(images) and not images.requires_grad:
+    if images.requires_grad or torch.compiler.is_exporting():
+        result = normalize_reference(moved, mean=mean, std=std, value_range=value_range, dtype=dtype)
+        return result if out is None else out.copy_(result)
+    out = torch.empty_like(moved if _is_dense(moved) else moved.contiguous(), dtype=dtype) if out is None else out
+    scale, shift = _affine(mean, std, value_range, images.device)
+    OPERATOR(moved, scale, shift, out)
+    return out
+
+
+def _run(images: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """Write ``images * scale + shift`` to `out`, both ``(B, C, *space)``, in the form that `choose` names."""
+    dense = images if _is_dense(images) else images.contiguous()
+    form = choose(images, covered=can_normalize(dense, out))
+    if form == "triton":
         from dhlab.kernels._triton.normalize import normalize_triton
 
-        moved = moved if _is_dense(moved) else moved.contiguous()
-        scale, shift = _affine(mean, std, value_range, images.device)
-        out = torch.empty_like(moved, dtype=dtype) if out is None else out
-        return normalize_triton(moved, scale=scale, shift=shift, out=out)
-    result = normalize_reference(moved, mean=mean, std=std, value_range=value_range, dtype=dtype)
-    return result if out is None else out.copy_(result)
+        normalize_triton(dense, scale=scale, shift=shift, out=out)
+    elif form == "cpu":
+        normalize_cpu(dense, scale=scale, shift=shift, out=out)
+    else:
+        out.copy_(_apply(images, scale, shift))
+
+
+OPERATOR = register("normalize(Tensor images, Tensor scale, Tensor shift, Tensor(a!) out) -> ()", _run)
 
 
 def normalize_reference(
@@ -109,9 +126,12 @@ def normalize_reference(
     Tensor
         ``(B, C, *space)`` of `dtype`.
     """
+    return _apply(images, *_affine(mean, std, value_range, images.device)).to(dtype)
+
+
+def _apply(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     per_channel = (-1,) + (1,) * (images.ndim - 2)
-    scale, shift = (values.view(per_channel) for values in _affine(mean, std, value_range, images.device))
-    return (images.to(torch.float32) * scale + shift).to(dtype)
+    return images.to(torch.float32) * scale.view(per_channel) + shift.view(per_channel)
 
 
 def _affine(

@@ -19,13 +19,6 @@ SHAPES = [(1,), (63,), (1, 1), (1, 63), (37, 1), (63, 65), (1, 1025), (5, 7, 11)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=["torch", "triton"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, nan_poisoned_empty: None) -> str:
-    """Run the test once with each form of the kernel; fresh memory is poisoned."""
-    monkeypatch.setenv("DHLAB_KERNELS", request.param)
-    return request.param
-
-
 def stored(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     low, high = (-1024, 3072) if dtype in (torch.int16, torch.float32) else (0, 256)
