@@ -180,3 +180,9 @@ def test_train_says_what_is_wrong(capsys, classes: Path, tmp_path: Path, words: 
     assert re.search(told, capsys.readouterr().err)
     assert main(["train", str(classes / "no.txt"), "-m", "cnn", "-o", str(tmp_path / "run")]) == 1
     assert "a folder of classes, a table" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
+    command = f"{sys.executable} -m dhlab doctor --json | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")

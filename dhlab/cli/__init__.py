@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result = options.run(options)
+        _print(result, options.json)
+        sys.stdout.flush()
     except DHLabError as error:
         print(f"dhlab {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"dhlab {options.command}: interrupted; the same command continues where it can.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    if options.json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
-    else:
-        for key, value in result.items():
-            _print_item(key, value)
+    except BrokenPipeError:  # the reader, such as head, has enough: say nothing more, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -66,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     scans.add_commands(add)
     learning.add_commands(add)
     return parser
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    for key, value in result.items():
+        _print_item(key, value)
 
 
 def _print_item(key: str, value: Any) -> None:
