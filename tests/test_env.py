@@ -12,7 +12,7 @@ from dhlab.errors import BadValueError
 
 def test_a_wrong_choice_names_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DHLAB_KERNELS", "cuda")
-    with pytest.raises(BadValueError, match="auto, triton, torch"):
+    with pytest.raises(BadValueError, match="auto, triton, cpu, torch"):
         env.get("DHLAB_KERNELS")
     monkeypatch.setenv("DHLAB_KERNELS", "")
     assert env.get("DHLAB_KERNELS") == "auto"
