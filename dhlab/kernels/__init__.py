@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dhlab.kernels.augment import augment, augment_reference
 from dhlab.kernels.normalize import normalize, normalize_reference
+from dhlab.kernels.plan import Plan
 
-__all__ = ["normalize", "normalize_reference"]
+__all__ = ["Plan", "augment", "augment_reference", "normalize", "normalize_reference"]
