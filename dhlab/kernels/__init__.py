@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from dhlab.kernels.augment import augment, augment_reference
+from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names
 from dhlab.kernels.normalize import normalize, normalize_reference
 from dhlab.kernels.plan import Plan
 
-__all__ = ["Plan", "augment", "augment_reference", "normalize", "normalize_reference"]
+__all__ = [
+    "Plan",
+    "augment",
+    "augment_reference",
+    "filter_bank",
+    "filter_bank_reference",
+    "filter_names",
+    "normalize",
+    "normalize_reference",
+]
