@@ -8,10 +8,11 @@ import torch
 
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.kernels._choice import choose
+from dhlab.kernels._cpu.augment import augment_cpu, augment_masks_cpu
 from dhlab.kernels._operators import register
 from dhlab.kernels.density import StainMap, through_density_reference
 from dhlab.kernels.philox import Stream, philox, uniform
-from dhlab.kernels.plan import Plan, unpack
+from dhlab.kernels.plan import STAGES, Plan, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +28,6 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 FARTHEST = 2.0**22
 CUBIC = -0.75
 LARGE_BLUR = 8
-STAGES = (
-    *("table", "stain", "colour", "gamma", "gaussian", "laplace", "poisson", "salt", "pepper", "dropout", "cutouts"),
-    *("blur", "sharpen"),
-)
 
 
 @overload
@@ -283,7 +280,7 @@ def _run(
     field: Tensor | None,
     table: Tensor | None,
     cutouts: Tensor | None,
-    counts: Tensor | None,  # noqa: ARG001
+    counts: Tensor | None,
     stages: list[str],
     interpolation: str,
     border: str,
@@ -295,8 +292,23 @@ def _run(
     out: Tensor,
 ) -> None:
     """Write augmented `images`, ``(B, 3, H, W)``, to `out` in the form that `choose` names."""
-    form = choose(images, covered=False)
-    assert form == "torch"
+    form = choose(images)
+    if form == "cpu":
+        augment_cpu(
+            images,
+            block,
+            keys=keys,
+            large={"field": field, "table": table, "cutouts": cutouts, "counts": counts},
+            stages=stages,
+            interpolation=interpolation,
+            border=border,
+            supersample=supersample,
+            switches=switches,
+            logarithm=logarithm,
+            ending=ending,
+            out=out,
+        )
+        return
     parts = unpack(block)
     stain = None
     if "stain" in stages:
@@ -338,8 +350,10 @@ def _run_masks(
     masks: Tensor, block: Tensor, field: Tensor | None, border: str, geometry: str, fill: int, out: Tensor
 ) -> None:
     """Write moved `masks`, ``(B, K, H, W)``, to `out` in the form that `choose` names."""
-    form = choose(masks, covered=False)
-    assert form == "torch"
+    form = choose(masks)
+    if form == "cpu":
+        augment_masks_cpu(masks, block, field=field, border=border, fill=fill, out=out)
+        return
     matrix = unpack(block)["matrix"]
     size = (out.shape[2], out.shape[3])
     keys = torch.zeros(len(matrix), dtype=torch.int64, device=matrix.device)
@@ -484,7 +498,7 @@ def _noise(light: Tensor, plan: Plan) -> Tensor | None:
             part = torch.special.ndtri(u).to(light.dtype) * _spread(strength, light)
         elif name == "laplace":
             part = (2 * torch.minimum(u, 1 - u)).log() * (0.5 - u).sign() / 2**0.5
-            part = part.to(light.dtype) * -_spread(strength, light)
+            part = part.to(light.dtype) * _spread(strength, light)
         else:
             counts = torch.searchsorted(plan.poisson_table(), u.float().flatten(1), right=True).view_as(u)
             part = torch.where(words % 2 == 0, counts, -counts).to(light.dtype) / 255

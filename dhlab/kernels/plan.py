@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
     from dhlab.kernels.density import StainMap
 
-__all__ = ["BORDERS", "GEOMETRIES", "INTERPOLATIONS", "Plan", "unpack"]
+__all__ = ["BORDERS", "GEOMETRIES", "INTERPOLATIONS", "STAGES", "Plan", "unpack"]
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 BORDERS = ("constant", "replicate", "reflect", "reflect101", "wrap")
 GEOMETRIES = ("identity", "whole", "affine", "projective")
+# What may be left out, in the order in which it runs.
+STAGES = (
+    *("table", "stain", "colour", "gamma", "gaussian", "laplace", "poisson", "salt", "pepper", "dropout", "cutouts"),
+    *("blur", "sharpen"),
+)
 # Shapes of the optional tensors after the batch; None stands for any length.
 SHAPES: dict[str, tuple[tuple[int | None, ...], torch.dtype]] = {
     "matrix": ((3, 3), torch.float32),

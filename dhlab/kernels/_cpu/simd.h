@@ -40,6 +40,7 @@ static inline vi splat_int(int32_t value) { return value - (vi){0}; }
 static inline vf load(const float *from) { return *(const vf_loose *)from; }
 static inline void store(float *to, vf value) { *(vf_loose *)to = value; }
 static inline vi load_int(const int32_t *from) { return *(const vi_loose *)from; }
+static inline void store_int(int32_t *to, vi value) { *(vi_loose *)to = value; }
 static inline vf to_float(vi value) { return __builtin_convertvector(value, vf); }
 static inline vi to_int(vf value) { return __builtin_convertvector(value, vi); } /* towards zero */
 static inline vi bits(vf value) { return (vi)value; }
@@ -191,6 +192,18 @@ static inline int compress(float *to, vm mask, vf value) {
     return written;
 }
 #endif
+
+#define ALL_LANES ((1u << LANES) - 1) /* lanes_of a mask that is true everywhere */
+
+/* a product that keeps its own rounding, not fused with a sum that follows */
+static inline vf rounded(vf product) {
+#if defined(__x86_64__)
+    __asm__("" : "+v"(product));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(product));
+#endif
+    return product;
+}
 
 static inline vf clamp(vf value, float low, float high) { return min(max(value, splat(low)), splat(high)); }
 static inline int any(vm mask) { return lanes_of(mask) != 0; }
