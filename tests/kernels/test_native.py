@@ -66,6 +66,19 @@ def test_the_power_keeps_its_bound(instructions: str) -> None:
     assert (run("power", torch.full((16,), -1e30)) == 2.0**-126).all()
 
 
+def test_vectors_equal_plain_loops(instructions: str, tmp_path: Path) -> None:
+    """Every function of simd.h, compiled as the library is, into a program that checks itself."""
+    script = build_script()
+    compiler = script.find_compiler()
+    if compiler is None:
+        pytest.skip("no C compiler")
+    flags = [*script.FLAGS, "-Werror", *script.SETS[instructions], f"-DDHLAB_SET={instructions}"]
+    source, program = ROOT / "tests/kernels/native/vectors.c", str(tmp_path / "vectors")
+    subprocess.run([compiler, *flags, "-I", str(script.FOLDER), str(source), "-o", program, "-lm"], check=True)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_without_the_library_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cpu, "is_built", lambda: False)
     images = torch.randint(0, 256, (2, 7, 5, 3), dtype=torch.uint8)

@@ -150,8 +150,8 @@ static inline void eigenvalues(vf xx, vf xy, vf yy, vf *larger, vf *smaller) {
     *smaller = middle - spread;
 }
 
-static inline __attribute__((always_inline)) void features(const struct work *work, char *to, long y, float *const *products,
-                                                            long begin, long end, int second) {
+static inline __attribute__((always_inline)) void features(const struct work *work, char *to, long y,
+                                                            float *const *products, long begin, long end, int second) {
     const struct bank *bank = work->bank;
     const long *place = bank->s.place, shift = bank->pad - work->x0;
     int inside = y >= work->y0 && y < work->y1;
@@ -186,7 +186,8 @@ static inline __attribute__((always_inline)) void features(const struct work *wo
 static void structure(const struct work *work, char *to, long y) {
     const struct bank *bank = work->bank;
     long reach = bank->s.reach, height = bank->s.height, size = ring(reach, height), shift = bank->pad - work->x0;
-    long from = most(0, work->x0 - reach), until = least(bank->s.width, work->x1 + reach), place = bank->s.place[STRUCTURE];
+    long from = most(0, work->x0 - reach), until = least(bank->s.width, work->x1 + reach);
+    long place = bank->s.place[STRUCTURE];
     for (int i = 0; i < 3; i++) {
         const float *rows[2 * MOST_RADIUS + 1];
         for (long k = -reach; k <= reach; k++)

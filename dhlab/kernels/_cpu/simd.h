@@ -87,6 +87,7 @@ static inline vf pick(vm mask, vf yes, vf no) { return (vf)_mm512_mask_blend_ps(
 static inline vi pick_int(vm mask, vi yes, vi no) {
     return (vi)_mm512_mask_blend_epi32(mask, (__m512i)no, (__m512i)yes);
 }
+/* where one is NaN, max and min give the second */
 static inline vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 static inline vf min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 static inline vi max_int(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
@@ -148,13 +149,21 @@ static inline uint32_t lanes_of(vm mask) {
 }
 static inline vf max(vf a, vf b) { return pick(a > b, a, b); }
 static inline vf min(vf a, vf b) { return pick(a < b, a, b); }
+#if defined(__aarch64__)
+static inline vf root(vf a) { return (vf)vsqrtq_f32((float32x4_t)a); }
+#else
 static inline vf root(vf a) {
     for (int lane = 0; lane < LANES; lane++) a[lane] = __builtin_sqrtf(a[lane]);
     return a;
 }
 #endif
+#endif
 static inline vi max_int(vi a, vi b) { vi more = a > b; return (more & a) | (~more & b); }
 static inline vi min_int(vi a, vi b) { vi less = a < b; return (less & a) | (~less & b); }
+#if defined(__aarch64__)
+static inline vf floor_of(vf a) { return (vf)vrndmq_f32((float32x4_t)a); }
+static inline vf round_of(vf a) { return (vf)vrndnq_f32((float32x4_t)a); }
+#else
 static inline vf floor_of(vf a) { /* |a| < 2^31 */
     vf whole = to_float(to_int(a));
     return whole - (vf)((whole > a) & (vi)splat(1.0f));
@@ -163,6 +172,7 @@ static inline vf round_of(vf a) { /* |a| < 2^22; adding 1.5 * 2^23 leaves the ne
     volatile vf shifted = a + 12582912.0f;
     return shifted - 12582912.0f;
 }
+#endif
 static inline vi gather(const void *base, vi offset) {
     vi value;
     for (int lane = 0; lane < LANES; lane++) {
@@ -311,7 +321,7 @@ static inline void store_bytes(uint8_t *to, vi value) {
 #endif
 }
 
-/* half precision, rounded to even; NaN is not looked after in bfloat16 */
+/* half precision, rounded to even; in bfloat16 only NaN as arithmetic makes it, 0x7fc00000, is sure to stay NaN */
 static inline void store_bf16(uint16_t *to, vf value) {
     vu raw = (vu)value;
     raw = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
