@@ -22,6 +22,7 @@ __all__ = ["Elastic", "GridDistortion", "OpticalDistortion"]
 # Curves between nodes this far apart are shown to within a twentieth of a pixel.
 SPACING = 4
 MOST_NODES = 257
+MOST_CELLS = 64
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,7 +37,7 @@ class Elastic(Geometric):
     alpha
         Range of strengths in pixels.
     sigma
-        Range of standard deviations of the blur in pixels, at least 1.
+        Range of standard deviations of the blur in pixels.
     interpolation, border, fill, mask_fill, p
         As in `Geometric`; the border is reflected.
     """
@@ -50,11 +51,12 @@ class Elastic(Geometric):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_span(self, "alpha", 0, 1e4)
-        check_span(self, "sigma", 1, 1e3)
+        check_span(self, "sigma", 0.1, 1e3)
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         height, width = draft.size
-        nodes = (_nodes(height, self.sigma[0]), _nodes(width, self.sigma[0]))
+        spacing = max(1.0, self.sigma[0])
+        nodes = (_nodes(height, spacing), _nodes(width, spacing))
         alpha, sigma = between(numbers[:, 0], self.alpha), between(numbers[:, 1], self.sigma)
         assert draft.noise is not None
         drawn = 2 * draft.noise(2 * nodes[0] * nodes[1]) - 1
@@ -88,21 +90,22 @@ class GridDistortion(Geometric):
     limit: Range = (-0.3, 0.3)
     border: str | None = field(default="reflect101", kw_only=True)
 
-    MOST_CELLS: ClassVar[int] = 16
-    draws: ClassVar[int] = 1 + 2 * MOST_CELLS
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_span(self, "cells", 1, self.MOST_CELLS)
+        check_span(self, "cells", 1, MOST_CELLS)
         if any(n % 1 for n in self.cells):
             raise BadValueError(f"cells of GridDistortion is {self.cells!r}; expected whole numbers.")
         object.__setattr__(self, "cells", tuple(int(n) for n in self.cells))
         check_span(self, "limit", -1, 10)
 
+    @property
+    def draws(self) -> int:  # type: ignore[override]
+        return 1 + 2 * self.cells[1]
+
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         low, high = self.cells
         counts = low + np.floor(numbers[:, :1] * (high - low + 1))[..., None]  # (B, 1, 1)
-        stretched = between(numbers[:, 1:].reshape(-1, 2, self.MOST_CELLS), self.limit)
+        stretched = between(numbers[:, 1:].reshape(-1, 2, high), self.limit)
         # Where the edges of the cells lie in the source, in cells.
         edges = np.concatenate([np.zeros((len(numbers), 2, 1)), np.cumsum(1 + stretched, -1)], -1)
         spans = np.maximum(np.array(draft.size, np.float64) - 1, 1)[:, None]

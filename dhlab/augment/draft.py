@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
     from dhlab.augment.steps import Size
 
-__all__ = ["Draft", "Noise"]
+__all__ = ["Draft"]
 
-Chosen = "NDArray[np.bool_] | None"
-# Numbers of a smooth field for these samples: purpose and count in, ``(B, count)`` between 0 and 1 out.
-Noise = "Callable[[int], NDArray[np.float64]]"
 IDENTITY = np.eye(3)
 COLOURLESS = np.eye(3, 4)
 
@@ -47,11 +44,12 @@ class Draft:
         self.nodes = (2, 2)
         self.reduction = 1.0
         self.parts: dict[str, NDArray[Any]] = {}
-        self.stain: dict[str, Any] | None = None
+        self.stain: dict[str, NDArray[np.float64]] | None = None
+        # Further numbers of the step that is writing: how many per sample in, ``(B, n)`` between 0 and 1 out.
         self.noise: Callable[[int], NDArray[np.float64]] | None = None
 
     def pick(self, chosen: NDArray[np.bool_] | None, value: Any, other: Any) -> NDArray[np.float64]:
-        """Return ``value`` for the chosen samples and ``other`` for the rest, both ``(B, …)`` or one for all."""
+        """Return ``value`` for the chosen samples and ``other`` for the rest, both ``(B, …)``, ``(1, …)`` or a number."""
         if chosen is None:
             return np.asarray(value, np.float64)
         value = np.asarray(value, np.float64)
@@ -59,7 +57,7 @@ class Draft:
 
     def move(self, matrix: NDArray[np.float64], chosen: NDArray[np.bool_] | None) -> None:
         """Add a step of geometry: ``(B, 3, 3)`` or ``(3, 3)``, its output ``(y, x, 1)`` to its source."""
-        self.maps.append(matrix if chosen is None else self.pick(chosen, matrix, IDENTITY))
+        self.maps.append(matrix if chosen is None else self.pick(chosen, matrix.reshape(-1, 3, 3), IDENTITY))
 
     def displace(
         self, shift: Callable[[NDArray[np.float64]], NDArray[np.float64]], chosen: NDArray[np.bool_] | None, nodes: Size
@@ -96,6 +94,7 @@ class Draft:
     def look_up(self, table: NDArray[np.float64], chosen: NDArray[np.bool_] | None) -> None:
         """Add a table of levels, ``(B, 3, 256)`` or what broadcasts to it, after those before it."""
         levels = np.arange(256.0)
+        table = table[None, None] if table.ndim == 1 else table
         table = np.broadcast_to(self.pick(chosen, table, levels), (self.batch, 3, 256)).clip(0, 255)
         before = self.parts.get("table")
         if before is not None:
@@ -109,8 +108,6 @@ class Draft:
         mix: NDArray[np.float64],
         floor: NDArray[np.float64],
         chosen: NDArray[np.bool_] | None,
-        offset: float = 0.0,
-        least: float = 1e-6,
     ) -> None:
         """Set the change of stain of the chosen samples.
 
@@ -122,8 +119,6 @@ class Draft:
             ``(B, 3)`` or ``(3,)``.
         chosen
             ``(B,)`` samples that get it; None is all.
-        offset, least
-            As in `StainMap`.
         """
         given = {"unmix": unmix, "mix": mix, "floor": floor}
         if self.stain is None:
@@ -134,7 +129,6 @@ class Draft:
             there = self.stain[name]
             there = there if there.ndim == ndim else np.broadcast_to(there, (self.batch, *there.shape))
             self.stain[name] = self.pick(chosen, np.broadcast_to(value, there.shape), there)
-        self.stain |= {"offset": offset, "least": least}
 
     def set(self, name: str, values: Any, chosen: NDArray[np.bool_] | None, neutral: float = 0.0) -> None:
         """Set a parameter of the chosen samples.
@@ -175,7 +169,7 @@ class Draft:
         fill = demands.get("fill")
         if fill is not None and any(fill):
             fields["fill"] = torch.tensor(fill, dtype=torch.float32).expand(self.batch, 3).contiguous()
-        named = {n: v for n, v in demands.items() if v is not None and n not in ("fill", "stain_form")}
+        named = {n: v for n, v in demands.items() if v is not None and n != "fill"}
         return Plan(
             size=self.size,
             matrix=_tensor("matrix", matrix),
@@ -191,7 +185,7 @@ class Draft:
             name: _tensor(name, np.broadcast_to(self.stain[name], (self.batch, *self.stain[name].shape[-n:])))
             for name, n in (("unmix", 2), ("mix", 2), ("floor", 1))
         }
-        return StainMap(**tensors, offset=self.stain["offset"], least=self.stain["least"])
+        return StainMap(**tensors)
 
     def _field(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what the way back through all steps adds to the matrix at evenly spread nodes, ``(B, 2, gh, gw)``."""

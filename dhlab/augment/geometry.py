@@ -156,7 +156,7 @@ class Geometric(Transform):
 
     interpolation: str | None = "bilinear"
     border: str | None = None
-    fill: float | tuple[float, float, float] = 0.0
+    fill: float | tuple[float, float, float] = (0.0, 0.0, 0.0)
     mask_fill: int = 0
 
     stage: ClassVar[Stage] = Stage.GEOMETRY
@@ -166,12 +166,6 @@ class Geometric(Transform):
         check_word(self, "interpolation", INTERPOLATIONS)
         check_word(self, "border", BORDERS)
         check_fill(self)
-
-    def _changed(self) -> dict[str, Any]:
-        found = super()._changed()
-        if found.get("fill") == (0.0, 0.0, 0.0):
-            del found["fill"]
-        return found
 
     @property
     def _demands(self) -> dict[str, Any]:
