@@ -1,5 +1,6 @@
 __version__: str
 
+from . import augment as augment
 from . import kernels as kernels
 from . import mil as mil
 from .annotations import Annotations as Annotations

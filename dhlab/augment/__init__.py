@@ -28,6 +28,7 @@ from dhlab.augment.geometry import (
     Translate,
     Transpose,
 )
+from dhlab.augment.language import parse_augmentations, to_text
 from dhlab.augment.levels import AutoContrast, Equalize, Posterize, ScaleFromTo, ScaleTo, Solarize
 from dhlab.augment.noise import (
     CoarseDropout,
@@ -46,6 +47,7 @@ from dhlab.augment.output import DivBy255, Normalize, ToFloat32
 from dhlab.augment.pipeline import Compose
 from dhlab.augment.stains import StainJitter, StainTarget
 from dhlab.augment.steps import Transform, from_dict
+from dhlab.augment.windows import default_pipeline, read_pipeline
 
 __all__ = [
     "Affine",
@@ -98,5 +100,9 @@ __all__ = [
     "Transform",
     "Translate",
     "Transpose",
+    "default_pipeline",
     "from_dict",
+    "parse_augmentations",
+    "read_pipeline",
+    "to_text",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from dhlab.augment.steps import Range, Stage, Transform, between, check_span
+from dhlab.augment.steps import Range, Stage, Transform, between, check_number, check_span
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Contrast(Colour):
 
     @property
     def needs_images(self) -> bool:  # type: ignore[override]
+        """Whether the mean of the pictures is looked at."""
         return self.about == "mean"
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
@@ -183,6 +184,7 @@ class ColourJitter(Colour):
 
     @property
     def needs_images(self) -> bool:  # type: ignore[override]
+        """Whether the mean of the pictures is looked at."""
         return self.about == "mean"
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
@@ -270,9 +272,10 @@ class Gamma(Transform):
 
 
 def _check_about(step: Transform, about: float | str) -> None:
-    good = about == "mean" if isinstance(about, str) else isinstance(about, int | float) and 0 <= about <= 1
-    if not good:
+    if isinstance(about, str) and about != "mean":
         raise BadValueError(f"about of {type(step).__name__} is {about!r}; expected light 0..1, or 'mean'.")
+    if not isinstance(about, str):
+        check_number(step, "about", 0, 1)
 
 
 def _even(factor: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -299,9 +302,7 @@ def _turned(turns: NDArray[np.float64]) -> NDArray[np.float64]:
     return _without_offset(np.linalg.inv(YIQ) @ turn @ YIQ)
 
 
-def _spread(
-    draft: Draft, factor: NDArray[np.float64], about: float | str, chosen: NDArray[np.bool_] | None
-) -> None:
+def _spread(draft: Draft, factor: NDArray[np.float64], about: float | str, chosen: NDArray[np.bool_] | None) -> None:
     if about == "mean":
         assert draft.images is not None
         means = draft.images.reshape(draft.batch, -1, 3).mean(1) / 255  # (B, 3)

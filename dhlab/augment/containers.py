@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dhlab.augment.steps import Stage, Transform
 from dhlab.errors import BadShapeError, BadValueError
@@ -34,7 +34,8 @@ class Container(Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps = tuple(self.steps) if isinstance(self.steps, tuple | list) else (self.steps,)
+        given: Any = self.steps
+        steps = tuple(given) if isinstance(given, tuple | list) else (given,)
         for step in steps:
             if not isinstance(step, Transform):
                 raise BadValueError(f"{type(self).__name__} holds {step!r}; expected transforms of dhlab.augment.")
@@ -78,7 +79,7 @@ class OneOf(Container):
         super().__post_init__()
         if not self.steps:
             raise BadValueError("OneOf holds no steps; expected at least one.")
-        weights = tuple(self.weights)
+        weights: tuple[Any, ...] = tuple(self.weights)
         good = all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights)
         if weights and (len(weights) != len(self.steps) or not good or not any(weights)):
             raise BadValueError(f"weights of OneOf is {self.weights!r}; expected {len(self.steps)} numbers from 0.")
@@ -120,7 +121,7 @@ def size_after(step: Transform, size: Size) -> Size:
     new = step._resized(size)
     if step.p < 1 and new != size:
         raise BadShapeError(
-            f"{step!r} makes {new[0]} × {new[1]} of {size[0]} × {size[1]} for some samples only (p={step.p:g}); a batch "
-            "has one size: use p=1."
+            f"{step!r} makes {new[0]} × {new[1]} of {size[0]} × {size[1]} for some samples only (p={step.p:g}); a "
+            "batch has one size: use p=1."
         )
     return new

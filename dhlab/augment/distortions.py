@@ -100,6 +100,7 @@ class GridDistortion(Geometric):
 
     @property
     def draws(self) -> int:  # type: ignore[override]
+        """Uniform numbers that a sample needs."""
         return 1 + 2 * self.cells[1]
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
@@ -179,9 +180,7 @@ def _gaussian(count: int, sigma: NDArray[np.float64]) -> NDArray[np.float64]:
     return normed
 
 
-def _sample(
-    field: NDArray[np.float64], positions: NDArray[np.float64], size: tuple[int, int]
-) -> NDArray[np.float64]:
+def _sample(field: NDArray[np.float64], positions: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     """Interpolate a field ``(B, 2, gh, gw)`` over pictures of `size` at positions ``(B, 2, N)`` bilinearly."""
     batch, _, height, width = field.shape
     most = np.array([[height - 1], [width - 1]], np.float64)

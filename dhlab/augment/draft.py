@@ -49,7 +49,7 @@ class Draft:
         self.noise: Callable[[int], NDArray[np.float64]] | None = None
 
     def pick(self, chosen: NDArray[np.bool_] | None, value: Any, other: Any) -> NDArray[np.float64]:
-        """Return ``value`` for the chosen samples and ``other`` for the rest, both ``(B, …)``, ``(1, …)`` or a number."""
+        """Return ``value`` for the chosen samples, ``other`` for the rest, each ``(B, …)``, ``(1, …)`` or a number."""
         if chosen is None:
             return np.asarray(value, np.float64)
         value = np.asarray(value, np.float64)
@@ -148,6 +148,12 @@ class Draft:
         before = self.parts.get(name, neutral)
         self.parts[name] = np.broadcast_to(self.pick(chosen, values, before), shape)
 
+    def matrix(self) -> NDArray[np.float64]:
+        """Return the product of all matrices, ``(B, 3, 3)``, output to source."""
+        matrices = [m for m in self.maps if not callable(m)]
+        product = reduce(np.matmul, matrices) if matrices else IDENTITY
+        return np.broadcast_to(product, (self.batch, 3, 3))
+
     def finish(self, keys: NDArray[np.int64], demands: dict[str, Any]) -> Plan:
         """Return the plan.
 
@@ -158,11 +164,9 @@ class Draft:
         demands
             What the steps agreed on: interpolation, border, fill and the like, by the names of `Plan`.
         """
-        matrices = [m for m in self.maps if not callable(m)]
-        matrix = reduce(np.matmul, matrices) if matrices else IDENTITY
-        matrix = np.broadcast_to(matrix, (self.batch, 3, 3))
+        matrix = self.matrix()
         fields: dict[str, Any] = {name: _tensor(name, value) for name, value in self.parts.items()}
-        if len(matrices) < len(self.maps):
+        if any(map(callable, self.maps)):
             fields["field"] = _tensor("field", self._field(matrix))
         if self.stain is not None:
             fields["stain"] = self._stain()
@@ -185,7 +189,7 @@ class Draft:
             name: _tensor(name, np.broadcast_to(self.stain[name], (self.batch, *self.stain[name].shape[-n:])))
             for name, n in (("unmix", 2), ("mix", 2), ("floor", 1))
         }
-        return StainMap(**tensors)
+        return StainMap(tensors["unmix"], tensors["mix"], tensors["floor"])
 
     def _field(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what the way back through all steps adds to the matrix at evenly spread nodes, ``(B, 2, gh, gw)``."""

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dhlab.augment.steps import Range, Size, Stage, Transform, between, check_fill, check_size, check_span, check_word
+from dhlab.augment.steps import (
+    Range,
+    Size,
+    Stage,
+    Transform,
+    between,
+    check_fill,
+    check_number,
+    check_pair,
+    check_size,
+    check_span,
+    check_word,
+)
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.kernels.plan import BORDERS, INTERPOLATIONS
 
@@ -33,8 +45,6 @@ __all__ = [
     "Translate",
     "Transpose",
 ]
-
-Matrix = "NDArray[np.float64]"
 
 
 class Exact(Transform):
@@ -113,7 +123,8 @@ class QuarterTurns(Exact):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        turns = (self.turns,) if isinstance(self.turns, int) else tuple(self.turns)
+        given: Any = self.turns
+        turns = (given,) if isinstance(given, int) else tuple(given)
         if not turns or not all(isinstance(n, int) for n in turns):
             raise BadValueError(f"turns of QuarterTurns is {self.turns!r}; expected whole numbers of quarters.")
         object.__setattr__(self, "turns", turns)
@@ -200,7 +211,8 @@ class Rotate(Geometric):
         super().__post_init__()
         check_span(self, "degrees")
         check_span(self, "scale", 1e-3, 1e3)
-        _check_center(self)
+        if self.center is not None:
+            check_pair(self, "center")
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         angle = np.deg2rad(between(numbers[:, 0], self.degrees))
@@ -335,8 +347,7 @@ class Perspective(Geometric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.distortion, int | float) and 0 <= self.distortion < 1):
-            raise BadValueError(f"distortion of Perspective is {self.distortion!r}; expected 0 up to but excluding 1.")
+        check_number(self, "distortion", 0, 0.99)
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         height, width = draft.size
@@ -373,10 +384,7 @@ class Resize(Geometric):
         if self.size is not None:
             check_size(self, "size")
             return
-        pair = (self.scale, self.scale) if isinstance(self.scale, int | float) else self.scale
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(0 < v < math.inf for v in pair)):
-            raise BadValueError(f"scale of Resize is {self.scale!r}; expected two factors above 0.")
-        object.__setattr__(self, "scale", tuple(float(v) for v in pair))
+        check_pair(self, "scale", 1e-6)
 
     def _resized(self, size: Size) -> Size:
         if self.size is not None:
@@ -515,15 +523,6 @@ def _cropped(step: CenterCrop | RandomCrop, size: Size, wanted: Size) -> Size:
     return wanted
 
 
-def _check_center(step: Rotate) -> None:
-    center = step.center
-    if center is None:
-        return
-    if not (isinstance(center, tuple | list) and len(center) == 2 and all(isinstance(v, int | float) for v in center)):
-        raise BadValueError(f"center of Rotate is {center!r}; expected (y, x) in pixels, or None for the middle.")
-    object.__setattr__(step, "center", tuple(float(v) for v in center))
-
-
 def _matrix(down: tuple[float, float, float], across: tuple[float, float, float]) -> NDArray[np.float64]:
     return np.array([down, across, (0, 0, 1)], np.float64)
 
@@ -542,7 +541,7 @@ def _rotation(angle: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _about(
-    inverse: NDArray[np.float64], center: tuple[float, float], shift: NDArray[np.float64] | float = 0.0
+    inverse: NDArray[np.floating[Any]], center: tuple[float, float], shift: NDArray[np.float64] | float = 0.0
 ) -> NDArray[np.float64]:
     """Return ``(B, 3, 3)`` for ``source = inverse (output - center - shift) + center``."""
     batch = max(len(np.atleast_2d(shift)), len(inverse) if inverse.ndim == 3 else 1)

@@ -214,7 +214,9 @@ class _Reader:
         if closing is None:
             number = NUMBER.match(line, self.column)
             if number is None:
-                self.fail(BadValueError, f"{argument} has no value that can be read; expected {KINDS['number']}.", start)
+                self.fail(
+                    BadValueError, f"{argument} has no value that can be read; expected {KINDS['number']}.", start
+                )
             self.column = number.end()
             return "number", float(number.group())
         end = line.find(closing, self.column + 1)
@@ -251,7 +253,7 @@ def _convert(argument: str, value: Any) -> Any:
     if argument == "border_type":
         border = value.replace("_", "")
         if border == "transparent":
-            raise BadValueError("border_type \"transparent\" leaves pixels undefined; choose another.")
+            raise BadValueError('border_type "transparent" leaves pixels undefined; choose another.')
         if border not in BORDERS:
             raise UnknownNameError(f"there is no border_type {value!r}.{suggest(value, BORDERS)}")
         return border
@@ -391,6 +393,11 @@ def _write_normalize(step: Normalize) -> Values:
     return {n: v[0] for n, v in values.items()} if alike else values
 
 
+def _read_crop(values: Values) -> Transform:
+    options: Values = {"border": "constant"} | _sampling(values) | {"interpolation": None}
+    return RandomCrop(_whole(values["size"]), **options)
+
+
 def _write_crop(step: CenterCrop) -> Values:
     if step.border is not None:
         raise BadValueError(f"{step!r}: ECVL's AugCenterCrop does not go beyond the edge.")
@@ -466,9 +473,9 @@ FORMS = {
     "AugOpticalDistortion": Form(
         {"distort_limit": RANGE, "shift_limit": RANGE, **SAMPLED, **BORDERED},
         lambda v: OpticalDistortion(_pair(v["distort_limit"]), _pair(v["shift_limit"]), **_sampling(v)),
-        lambda s: {"distort_limit": list(s.limit), "shift_limit": list(s.shift)}
-        | _write_sampling(s)
-        | _write_border(s),
+        lambda s: (
+            {"distort_limit": list(s.limit), "shift_limit": list(s.shift)} | _write_sampling(s) | _write_border(s)
+        ),
         OpticalDistortion,
     ),
     "AugSalt": _specks(Salt),
@@ -488,9 +495,7 @@ FORMS = {
     ),
     "AugRandomCrop": Form(
         {"size": Argument(("vector",), required=True), **BORDERED},
-        lambda v: RandomCrop(
-            _whole(v["size"]), **{"border": "constant"} | _sampling(v) | {"interpolation": None}
-        ),
+        _read_crop,
         lambda s: {"size": _swap(s.size)} | _write_border(s),
         RandomCrop,
     ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from dhlab.augment.steps import Stage, Transform, check_span
+from dhlab.augment.steps import Stage, Transform, check_number, check_pair, check_span
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ class Posterize(Levels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.bits, int) and 1 <= self.bits <= 8):
-            raise BadValueError(f"bits of Posterize is {self.bits!r}; expected a whole number from 1 to 8.")
+        check_number(self, "bits", 1, 8, whole=True)
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
         step = 2.0 ** (8 - self.bits)
@@ -97,8 +96,8 @@ class ScaleFromTo(Levels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_span(self, "old")
-        _check_pair(self)
+        check_pair(self, "old")
+        check_pair(self, "new")
         if self.old[0] == self.old[1]:
             raise BadValueError(f"old of ScaleFromTo is {self.old!r}; expected two different levels.")
 
@@ -129,7 +128,7 @@ class ScaleTo(Looking):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_pair(self)
+        check_pair(self, "new")
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
         assert draft.images is not None
@@ -182,10 +181,3 @@ class Equalize(Looking):
         equal = np.clip((before + step // 2) // np.maximum(step, 1), 0, 255)
         table = np.where(step > 0, equal, LEVELS).reshape(draft.batch, 3, 256)
         draft.look_up(table, chosen)
-
-
-def _check_pair(step: ScaleTo | ScaleFromTo) -> None:
-    new = step.new
-    if not (isinstance(new, tuple | list) and len(new) == 2 and all(isinstance(v, int | float) for v in new)):
-        raise BadValueError(f"new of {type(step).__name__} is {new!r}; expected two levels.")
-    object.__setattr__(step, "new", tuple(float(v) for v in new))

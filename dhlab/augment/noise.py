@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dhlab.augment.steps import Range, Stage, Transform, between, check_fill, check_size, check_span
-from dhlab.errors import BadValueError
+from dhlab.augment.steps import Range, Stage, Transform, between, check_fill, check_number, check_size, check_span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -283,11 +282,12 @@ class Cutout(Boxes):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self, "size")
-        _check_count(self)
+        check_number(self, "count", 1, 64, whole=True)
         check_fill(self)
 
     @property
     def draws(self) -> int:  # type: ignore[override]
+        """Uniform numbers that a sample needs."""
         return 2 * self.count
 
     @property
@@ -329,11 +329,12 @@ class RandomErasing(Boxes):
         super().__post_init__()
         check_span(self, "scale", 0, 1)
         check_span(self, "ratio", 1e-3, 1e3)
-        _check_count(self)
+        check_number(self, "count", 1, 64, whole=True)
         check_fill(self)
 
     @property
     def draws(self) -> int:  # type: ignore[override]
+        """Uniform numbers that a sample needs."""
         return 4 * self.count
 
     @property
@@ -399,8 +400,3 @@ class Sharpen(Neighbourhood):
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         draft.set("sharpen", between(numbers[:, 0], self.amount), chosen)
-
-
-def _check_count(step: Cutout | RandomErasing) -> None:
-    if not (isinstance(step.count, int) and 1 <= step.count <= 64):
-        raise BadValueError(f"count of {type(step).__name__} is {step.count!r}; expected 1 to 64 boxes.")

@@ -198,12 +198,12 @@ class Compose(Sequence):
         if dtype is not None and units is None:
             raise BadValueError(f"dtype is {dtype}, but no step makes floats; add ToFloat32, DivBy255 or Normalize.")
         final = torch.uint8 if units is None else dtype or torch.float32
-        result, moved = images, masks
-        for _, result, moved in self._run(_as_batch(images, channels), masks, seed, epoch, indices, final):
-            pass
+        *_, (_, result, moved) = self._run(_as_batch(images, channels), masks, seed, epoch, indices, final)
         if units is None and channels != 1:
             result = result.permute(0, 2, 3, 1)
-        return result if moved is None else (result, moved)
+        if moved is None:
+            return result
+        return result, moved.clone() if moved is masks else moved
 
     def preview(self, image: NDArray[np.uint8], count: int = 9, *, seed: int = 0) -> Image:
         """Return a sheet of random variants of a picture, which a notebook shows.
@@ -282,7 +282,7 @@ class Compose(Sequence):
             draft = Draft(batch, (images.shape[1], images.shape[2]), images.cpu().numpy() if looking else None)
             for p in placed:
                 draft.size = before[p.number]
-                draft.noise = lambda size, number=p.number: drawn.more(number, size)  # type: ignore[misc]
+                draft.noise = lambda size, number=p.number: drawn.more(number, size)
                 p.step._write(draft, drawn.chosen(p.gate), drawn.of(p.number))
             draft.size = after[turn]
             plan = draft.finish(keys + np.int64(turn) * APART, made.demands[turn])
@@ -296,8 +296,10 @@ class Compose(Sequence):
                 assert made.units is not None
                 mean, std = made.units.mean_std
                 options = {"dtype": final, "mean": mean, "std": std}
-            found = augment(images, plan, masks, **options)
-            result, masks = found if masks is not None else (found, None)
+            if masks is None or not draft.maps:
+                result = augment(images, plan, **options)
+            else:
+                result, masks = augment(images, plan, masks, **options)
             images = result.permute(0, 2, 3, 1)
             yield plan, result, masks
 

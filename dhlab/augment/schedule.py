@@ -135,7 +135,8 @@ class Schedule:
                 changing = {turn for _, found in ends for turn in found}
                 if len(changing) > 1:
                     raise BadShapeError(
-                        f"steps of {step!r} change the size and differ in interpolation, border or fill; make them alike."
+                        f"steps of {step!r} change the size and differ in interpolation, border or fill; make them "
+                        "alike."
                     )
                 return size_after(step, size), changing
             if isinstance(step, Container):
@@ -227,8 +228,8 @@ def _after_output(step: Transform, units: Units) -> Transform:
     """Return a step of geometry whose fill, in the units of the result, is told in grey levels."""
     if step.stage != Stage.GEOMETRY:
         raise BadValueError(
-            f"{type(step).__name__} comes after ToFloat32, DivBy255 or Normalize; expected it before: colour is changed "
-            "on grey levels."
+            f"{type(step).__name__} comes after ToFloat32, DivBy255 or Normalize; expected it before: colour is "
+            "changed on grey levels."
         )
     if isinstance(step, Geometric) and step.border == "constant":
         assert isinstance(step.fill, tuple)

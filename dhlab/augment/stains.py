@@ -133,5 +133,3 @@ class StainTarget(Transform):
 
 def _nested(values: Any) -> Any:
     return tuple(_nested(v) for v in values) if isinstance(values, list) else values
-
-

@@ -7,11 +7,10 @@ from dataclasses import MISSING, dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from dhlab.errors import BadValueError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from dhlab.augment.draft import Draft
@@ -23,6 +22,8 @@ __all__ = [
     "Transform",
     "between",
     "check_fill",
+    "check_number",
+    "check_pair",
     "check_size",
     "check_span",
     "check_word",
@@ -77,8 +78,7 @@ class Transform:
         KNOWN[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.p, int | float) and 0 <= self.p <= 1):
-            raise BadValueError(f"p of {type(self).__name__} is {self.p!r}; expected a probability from 0 to 1.")
+        check_number(self, "p", 0, 1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._changed().items())})"
@@ -148,6 +148,30 @@ def check_span(step: Any, name: str, least: float = -math.inf, most: float = mat
     object.__setattr__(step, name, pair)
 
 
+def check_number(
+    step: Any, name: str, least: float = -math.inf, most: float = math.inf, *, whole: bool = False
+) -> None:
+    """Raise if a field of a step is no number, not whole where it must be, or out of bounds."""
+    value = getattr(step, name)
+    kind = int if whole else int | float
+    if not (isinstance(value, kind) and math.isfinite(value) and least <= value <= most):
+        raise BadValueError(
+            f"{name} of {type(step).__name__} is {value!r}; expected a {'whole ' if whole else ''}number"
+            f"{_bounds(least, most)}."
+        )
+
+
+def check_pair(step: Any, name: str, least: float = -math.inf) -> None:
+    """Replace two numbers of a step, in any order, by floats, and raise if they are not two or below `least`."""
+    value = getattr(step, name)
+    good = isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+    if not good or not all(math.isfinite(v) and v >= least for v in value):
+        raise BadValueError(
+            f"{name} of {type(step).__name__} is {value!r}; expected two numbers{_bounds(least, math.inf)}."
+        )
+    object.__setattr__(step, name, tuple(float(v) for v in value))
+
+
 def _bounds(least: float, most: float) -> str:
     low = "" if least == -math.inf else f" from {least:g}"
     high = "" if most == math.inf else f" up to {most:g}"
@@ -170,7 +194,8 @@ def check_word(step: Any, name: str, known: tuple[str, ...]) -> None:
     value = getattr(step, name)
     if value is not None and value not in known:
         raise UnknownNameError(
-            f"{name} of {type(step).__name__} is {value!r}.{suggest(str(value), known)} Choose among {', '.join(known)}."
+            f"{name} of {type(step).__name__} is {value!r}.{suggest(str(value), known)} Choose among "
+            f"{', '.join(known)}."
         )
 
 
@@ -200,7 +225,7 @@ def to_dict(step: Transform) -> dict[str, Any]:
     return {"transform": type(step).__name__} | {n: plain(v) for n, v in step._changed().items()}
 
 
-def from_dict(values: dict[str, Any]) -> Transform:
+def from_dict(values: Any) -> Transform:
     """Return the step that `to_dict` described.
 
     Parameters

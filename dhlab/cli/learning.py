@@ -70,6 +70,9 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     train.add_argument(
         "--run", dest="described", type=Path, help="JSON with tables data, model and fit, as a run's command.json holds"
     )
+    train.add_argument(
+        "--augment", type=Path, metavar="FILE", help="random variants: ECVL's text, or .json of a pipeline (see fit)"
+    )
     train.add_argument("--seed", type=int, default=0, help="seed of splits, weights, order and augmentation (0)")
 
     evaluate = add("evaluate", _evaluate, "Judge a model on samples that it has not seen.", data)
@@ -103,6 +106,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     from dhlab.atomic import atomic_write_text
+    from dhlab.augment.windows import read_pipeline
     from dhlab.models import create_model
     from dhlab.training import fit
 
@@ -110,6 +114,8 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     data_options = described["data"] | _pairs(options.data_options)
     model_options = described["model"] | _pairs(options.model_options)
     fit_options = {"seed": options.seed} | described["fit"] | _pairs(options.fit_options)
+    if options.augment is not None:
+        fit_options["augment"] = read_pipeline(options.augment).to_dict()
     _check_names(fit, fit_options, "--fit")
     data = _open_data(options.data, data_options)
     parts = _split(data, fit_options["seed"])

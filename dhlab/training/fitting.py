@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from dhlab.augment import Transform
     from dhlab.datasets import Dataset
     from dhlab.models import Model
     from dhlab.training.events import Listener
@@ -53,7 +54,7 @@ def fit(
     warm_up: float = 0.1,
     accumulate: int = 1,
     clip: float | None = 5.0,
-    augment: bool | float = True,
+    augment: bool | float | str | os.PathLike[str] | Transform = True,
     class_weights: str | Sequence[float] = "root",
     sample_weights: Sequence[float] | NDArray[np.floating[Any]] | None = None,
     label_smoothing: float = 0.0,
@@ -111,7 +112,9 @@ def fit(
     clip
         Largest norm of the gradient; None does not clip.
     augment
-        Random variants of the samples; a number scales their change of colour (True is 1).
+        Random variants of the samples. True flips and turns, and for RGB changes stain and brightness; a number scales
+        that change of colour (True is 1, 0 only flips and turns). Or transforms of `dhlab.augment`, the text in which
+        DeepHealth's ECVL writes augmentations, or the path of a file with either.
     class_weights
         ``"root"``: rare classes count more, by one over the root of their share; ``"balanced"``: by one over their
         share; ``"none"``; or a number per class.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dhlab.augment import augment_batch
+from dhlab.augment.windows import augment_batch
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dhlab.augment import Compose
     from dhlab.datasets import Dataset
 
 __all__ = ["Batch", "Loader"]
@@ -69,7 +70,7 @@ class Loader:
     shuffle
         Draw a new order for each epoch; else the order of the dataset.
     augment
-        Strength of the random change of colour; None leaves samples as they are.
+        What is done to samples; a number is the strength of `default_pipeline`, None leaves them as they are.
     rank, world
         Number of this process, and how many there are.
 
@@ -86,13 +87,13 @@ class Loader:
         *,
         seed: int = 0,
         shuffle: bool = True,
-        augment: float | None = None,
+        augment: Compose | float | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         if batch_size < world or not 0 <= rank < world:
             raise BadValueError(f"batch_size {batch_size}, rank {rank} of {world}; expected a sample for every rank.")
-        self.data, self.batch_size, self.seed, self.shuffle, self.strength = data, batch_size, seed, shuffle, augment
+        self.data, self.batch_size, self.seed, self.shuffle, self.augment = data, batch_size, seed, shuffle, augment
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
@@ -151,7 +152,7 @@ class Loader:
 
     def _read(self, epoch: int, number: int, indices: NDArray[np.int64]) -> Batch:
         images, targets = self.data.batch(indices)
-        if self.strength is not None:
+        if self.augment is not None:
             images, targets = augment_batch(
                 images,
                 targets,
@@ -159,6 +160,6 @@ class Loader:
                 seed=self.seed,
                 epoch=epoch,
                 indices=indices,
-                strength=self.strength,
+                pipeline=self.augment,
             )
         return Batch(images, targets, indices, epoch, number)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from dhlab.errors import BadValueError, UnknownNameError, suggest
+from dhlab.augment import Compose
+from dhlab.augment.windows import read_pipeline
+from dhlab.errors import BadValueError, DHLabWarning, UnknownNameError, suggest
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from dhlab.augment import Transform
 
 __all__ = ["Settings"]
 
@@ -45,7 +51,7 @@ class Settings:
     warm_up: float = 0.1
     accumulate: int = 1
     clip: float | None = 5.0
-    augment: bool | float = True
+    augment: bool | float | str | os.PathLike[str] | Transform = True
     class_weights: str | Sequence[float] = "root"
     label_smoothing: float = 0.0
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -73,7 +79,10 @@ class Settings:
             self._expect(name, isinstance(value, int) and value >= 1, "a whole number of at least 1")
         for name in ("learning_rate", *(n for n in ("minutes", "clip") if getattr(self, n) is not None)):
             self._expect(name, 0 < getattr(self, name) < math.inf, "a positive number")
-        for name in ("weight_decay", "body_rate", "augment"):
+        if not isinstance(self.augment, bool | int | float):
+            object.__setattr__(self, "augment", _usable(read_pipeline(self.augment)))
+        numbers = ("augment",) if isinstance(self.augment, bool | int | float) else ()
+        for name in ("weight_decay", "body_rate", *numbers):
             self._expect(name, 0 <= getattr(self, name) < math.inf, "a number of at least 0")
         for name in ("warm_up", "label_smoothing", *(() if self.averaging is None else ("averaging",))):
             self._expect(name, 0 <= getattr(self, name) < 1, "a share from 0 up to but excluding 1")
@@ -81,7 +90,9 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-compatible values; a loss of one's own by its name."""
-        values = asdict(self)
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        if isinstance(self.augment, Compose):
+            values["augment"] = self.augment.to_dict()
         values["freeze"] = list(self.freeze)
         if not isinstance(self.class_weights, str):
             values["class_weights"] = list(map(float, self.class_weights))
@@ -99,3 +110,14 @@ class Settings:
         value = getattr(self, name)
         if value not in known:
             raise UnknownNameError(f"{name} is {value!r}.{suggest(str(value), known)} Choose among {', '.join(known)}.")
+
+
+def _usable(pipeline: Compose) -> Compose:
+    if not pipeline.makes_floats:
+        return pipeline
+    warnings.warn(
+        "ToFloat32, DivBy255 and Normalize of augment are left out: the model scales and normalises by itself.",
+        DHLabWarning,
+        stacklevel=5,
+    )
+    return pipeline.without_output()

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from dhlab.augment import Compose
+from dhlab.augment.windows import check_applies
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.metrics import (
     balanced_accuracy,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from dhlab.cards import ModelCard
     from dhlab.datasets import Dataset
     from dhlab.models import Model
     from dhlab.training.loading import Batch
@@ -104,7 +107,7 @@ class Trainer:
             train,
             _batch_size(self.settings, train),
             seed=self.settings.seed,
-            augment=None if self.settings.augment is False else float(self.settings.augment),
+            augment=_augmentation(self.settings, model.card),
         )
         self.steps = len(self.loader)
         kind, counts = self.settings.class_weights, train.class_counts
@@ -396,6 +399,16 @@ def check_trainable(model: Model, train: Dataset) -> None:
                 f"class {name!r} has no {task.noun} in {train.name!r}, so it cannot be learned. "
                 "Label some, or leave the class out of dataset and model."
             )
+
+
+def _augmentation(settings: Settings, card: ModelCard) -> Compose | float | None:
+    """Return what the loader takes; raise if it cannot be used on the model's windows."""
+    chosen = settings.augment
+    if isinstance(chosen, Compose):
+        check_applies(chosen, axes=card.axes, shape=card.window_shape, dtype=card.dtype)
+        return chosen
+    assert isinstance(chosen, bool | int | float)
+    return None if chosen is False else float(chosen)
 
 
 def _check_weights(

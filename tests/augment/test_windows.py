@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dhlab.augment import augment_batch
+from dhlab.augment.windows import augment_batch, turn_plane
 from dhlab.errors import BadShapeError
 from dhlab.phantoms import paint_slide
 
@@ -38,7 +38,7 @@ def test_masks_move_with_their_image():
     """An image that is a picture of its own mask stays one, whatever the geometry."""
     _, targets = paint(40, (33, 33))
     images = np.repeat((targets[..., None] * 50).astype(np.uint8), 3, axis=-1)
-    moved, masks = augment_batch(images, targets, axes="yxc", seed=0, epoch=0, indices=range(40), strength=0)
+    moved, masks = augment_batch(images, targets, axes="yxc", seed=0, epoch=0, indices=range(40), pipeline=0.0)
     assert np.array_equal(moved[..., 0], masks * 50)
     assert len({(m.tobytes() == t.tobytes()) for m, t in zip(masks, targets, strict=True)}) == 2
 
@@ -64,7 +64,7 @@ def test_colour_changes_modestly_and_glass_stays_bright():
     images, targets = paint(20, (64, 64))
     images[:, :8] = 243
     changed, _ = augment_batch(images, targets, axes="yxc", seed=0, epoch=0, indices=range(20))
-    plain, _ = augment_batch(images, targets, axes="yxc", seed=0, epoch=0, indices=range(20), strength=0)
+    plain, _ = augment_batch(images, targets, axes="yxc", seed=0, epoch=0, indices=range(20), pipeline=0.0)
     difference = np.abs(changed.astype(int) - plain)
     assert 1 < difference.mean() < 30
     glass = (plain == 243).all(-1)
@@ -89,11 +89,11 @@ def test_refuses_what_does_not_fit():
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 63, 3), (63, 7, 1), (5, 5)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int64])
 def test_turns_are_numpys(shape, dtype):
-    from dhlab.augment import _turn
-
     array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
-    for turns in range(-3, 4):
-        for flip in (False, True):
+    quarter = np.array([[0, 1], [-1, 0]])
+    for turns in range(4):
+        for mirrored in (False, True):
             wanted = np.rot90(array, turns, (0, 1))
-            wanted = np.flip(wanted, 1) if flip else wanted
-            assert np.array_equal(_turn(array, (0, 1), turns, flip), wanted)
+            wanted = np.flip(wanted, 1) if mirrored else wanted
+            turn = np.linalg.matrix_power(quarter, turns) @ (np.diag([1, -1]) if mirrored else np.eye(2, dtype=int))
+            assert np.array_equal(turn_plane(array, (0, 1), turn), wanted)
