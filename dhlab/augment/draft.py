@@ -165,6 +165,10 @@ class Draft:
             What the steps agreed on: interpolation, border, fill and the like, by the names of `Plan`.
         """
         matrix = self.matrix()
+        if "salt" in self.parts:
+            # The kernel strews pepper over salt: what shows of either is what the steps drew.
+            bare = np.maximum(1 - self.parts["pepper"], 1e-6)
+            self.parts["salt"] = np.minimum(self.parts["salt"] / bare, 1)
         fields: dict[str, Any] = {name: _tensor(name, value) for name, value in self.parts.items()}
         if any(map(callable, self.maps)):
             fields["field"] = _tensor("field", self._field(matrix))

@@ -350,10 +350,10 @@ class Perspective(Geometric):
         check_number(self, "distortion", 0, 0.99)
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
-        height, width = draft.size
-        corners = np.array([(0, 0), (0, width - 1), (height - 1, width - 1), (height - 1, 0)], np.float64)
-        inwards = np.sign(np.array(_middle(draft.size)) - corners) * (0.5 * self.distortion)
-        moved = corners + numbers.reshape(-1, 4, 2) * inwards * (height, width)
+        spans = np.maximum(np.array(draft.size, np.float64) - 1, 1)
+        signs = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
+        corners = signs * spans
+        moved = corners + numbers.reshape(-1, 4, 2) * (1 - 2 * signs) * (0.5 * self.distortion * spans)
         draft.move(_homography(moved, corners), chosen)
 
 

@@ -285,7 +285,7 @@ class Compose(Sequence):
                 draft.noise = lambda size, number=p.number: drawn.more(number, size)
                 p.step._write(draft, drawn.chosen(p.gate), drawn.of(p.number))
             draft.size = after[turn]
-            plan = draft.finish(keys + np.int64(turn) * APART, made.demands[turn])
+            plan = draft.finish(keys + APART * np.array([turn]), made.demands[turn])
             plan = plan if images.device.type == "cpu" else plan.to(images.device)
             last = turn == made.passes - 1
             if final is None and (last or not any(p.step.needs_images for p in made.placed if p.turn > turn)):

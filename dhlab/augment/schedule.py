@@ -256,7 +256,7 @@ class Numbers:
         step = np.repeat(np.arange(len(blocks), dtype=np.int64), blocks)
         block = np.concatenate([np.arange(n, dtype=np.int64) for n in blocks])
         words = philox((block, step, int(Stream.DRAW), 0), self.keys)
-        self.drawn: NDArray[np.float64] = uniform(np.stack(words, -1).reshape(len(keys), -1))
+        self.drawn: NDArray[np.float64] = uniform(np.stack(words, -1).reshape(len(keys), 4 * len(step)))
         self.draws = made.draws
         self.gates: dict[Gate, NDArray[np.bool_]] = {}
 
@@ -280,5 +280,5 @@ class Numbers:
         """Return ``(B, size)`` further numbers of a step."""
         block = np.arange((size + 3) // 4, dtype=np.int64)
         words = philox((block, number, int(Stream.DRAW), 1), self.keys)
-        found: NDArray[np.float64] = uniform(np.stack(words, -1).reshape(len(self.keys), -1)[:, :size])
+        found: NDArray[np.float64] = uniform(np.stack(words, -1).reshape(len(self.keys), 4 * len(block))[:, :size])
         return found

@@ -104,13 +104,15 @@ class StainTarget(Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.targets:
+            raise BadValueError("targets of StainTarget is empty; expected the stains of one slide or more.")
         targets = len(self.targets)
         shapes = {"source": (2, 3), "targets": (targets, 2, 3), "source_amounts": (2,)}
         if self.target_amounts:
             shapes["target_amounts"] = (targets, 2)
         for name, shape in shapes.items():
             value = np.asarray(getattr(self, name), np.float64)
-            if value.shape != shape or not targets or not np.isfinite(value).all():
+            if value.shape != shape or not np.isfinite(value).all():
                 raise BadValueError(f"{name} of StainTarget has shape {value.shape}; expected {shape}, finite.")
             if "amounts" in name and (value <= 0).any():
                 raise BadValueError(f"{name} of StainTarget is {value.tolist()}; expected amounts above 0.")
