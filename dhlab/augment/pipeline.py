@@ -276,6 +276,7 @@ class Compose(Sequence):
         before, after = made.sizes(self, (images.shape[1], images.shape[2]))
         keys = sample_keys(seed, epoch=epoch, indices=numbers)
         drawn = Numbers(made, keys)
+        turn_keys = np.arange(made.passes, dtype=np.int64) * APART
         for turn in range(made.passes):
             placed = [p for p in made.placed if p.turn == turn]
             looking = any(p.step.needs_images for p in placed)
@@ -285,7 +286,7 @@ class Compose(Sequence):
                 draft.noise = lambda size, number=p.number: drawn.more(number, size)
                 p.step._write(draft, drawn.chosen(p.gate), drawn.of(p.number))
             draft.size = after[turn]
-            plan = draft.finish(keys + APART * np.array([turn]), made.demands[turn])
+            plan = draft.finish(keys + turn_keys[turn], made.demands[turn])
             plan = plan if images.device.type == "cpu" else plan.to(images.device)
             last = turn == made.passes - 1
             if final is None and (last or not any(p.step.needs_images for p in made.placed if p.turn > turn)):

@@ -141,7 +141,7 @@ def test_normalising_in_the_units_before_it():
 @pytest.mark.parametrize(
     ("text", "kind", "place", "says"),
     [
-        ("AugRotat angle=[1,2]", UnknownNameError, (1, 1), "Did you mean 'AugRotate'"),
+        ("AugRotatee angle=[1,2]", UnknownNameError, (1, 1), "Did you mean 'AugRotate'"),
         ("SequentialAugmentationContainer\n  AugMirror q=1\nend", UnknownNameError, (2, 13), "Known: p"),
         ("AugRotate angle=[1,2] centre=(1,2)", UnknownNameError, (1, 23), "'center'"),
         ("AugMirror p=[0,1]", BadValueError, (1, 13), "expected a number"),
@@ -155,7 +155,7 @@ def test_normalising_in_the_units_before_it():
         ("AugRotate angle=nine", BadValueError, (1, 17), "no value"),
         ("AugMirror p=1 p=1", BadValueError, (1, 15), "twice"),
         ("AugMirror p=2", BadValueError, (1, 1), "up to 1"),
-        ('AugResizeDim dims=(10,10) interp="linar"', UnknownNameError, (1, 34), "'linear'"),
+        ('AugResizeDim dims=(10,10) interp="lineal"', UnknownNameError, (1, 34), "'linear'"),
         ('AugRandomCrop size=(9,9) border_type="mirror"', UnknownNameError, (1, 38), "wrap"),
         ('AugRandomCrop size=(9,9) border_type="transparent"', BadValueError, (1, 38), "undefined"),
         ("AugResizeDim dims=(10.5,10)", BadValueError, (1, 1), "whole"),

@@ -316,7 +316,7 @@ def test_empty_batches_and_tiny_pictures():
         (lambda: OneOf([Flip()], weights=(1, 2)), BadValueError, "weights"),
         (lambda: StainTarget(HE, ()), BadValueError, "targets"),
         (lambda: StainTarget((HE[0], HE[0]), (HE,)), BadValueError, "twice"),
-        (lambda: from_dict({"transform": "Rotat"}), UnknownNameError, "Rotate"),
+        (lambda: from_dict({"transform": "Rotatee"}), UnknownNameError, "Rotate"),
         (lambda: from_dict({"transform": "Rotate", "degree": 3}), UnknownNameError, "degrees"),
         (lambda: from_dict([]), BadValueError, "describes no transform"),
     ],
