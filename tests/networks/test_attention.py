@@ -120,3 +120,37 @@ def test_bags_only() -> None:
         create_model("attention-mil", ["a"], tile=8, spacing=1.0)
     with pytest.raises(BadValueError, match="expected options width, dropout"):
         mil(depth=2)
+
+
+def test_nothing_but_padding_is_nan() -> None:
+    x = bag(5)
+    x[1] = torch.nan
+    with torch.no_grad():
+        model = mil().eval()
+        assert model.logits(x)[1].isnan().all()
+        torch.testing.assert_close(model.logits(x)[0], model.logits(x[:1])[0])
+        assert model.net.attention(model.prepare(x))[1].isnan().all()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_under_autocast_products_are_bfloat16(monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
+    """What training does where the processor has it; the gradients are those of float32 within its rounding."""
+    monkeypatch.setattr("dhlab.kernels.attention._multiplies_bfloat16", lambda device: True)
+    model = create_model("attention-mil", ["a", "b"], width=64, dropout=dropout, **(BAG | {"channels": 64})).train()
+    x, found = torch.randn(2, 63, 64, generator=torch.Generator().manual_seed(4)), []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            torch.manual_seed(0)
+            model.logits(x).float().square().sum().backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert not torch.equal(found[0][0], found[1][0])
+    for exact, rounded in zip(*found, strict=True):
+        # 2^-9 a product, and features near zero that fall on its other side.
+        assert (exact - rounded).norm() <= 0.05 * exact.norm() + 1e-6
+
+
+def test_compiles() -> None:
+    model, x = mil().train(), bag(7, 2)
+    compiled = torch.compile(model.logits, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model.logits(x))
