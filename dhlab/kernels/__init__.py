@@ -2,22 +2,72 @@
 
 from __future__ import annotations
 
-from dhlab.kernels.attention import GatedAttention, attention_pool, attention_pool_reference
-from dhlab.kernels.augment import augment, augment_reference
-from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names
-from dhlab.kernels.normalize import normalize, normalize_reference
-from dhlab.kernels.plan import Plan
+from dhlab.kernels.attention import (
+    GatedAttention,
+    attention_pool,
+    attention_pool_reference,
+)
+from dhlab.kernels.augment import (
+    augment,
+    augment_reference,
+)
+from dhlab.kernels.density import (
+    StainMap,
+)
+from dhlab.kernels.filters import (
+    filter_bank,
+    filter_bank_reference,
+    filter_names,
+)
+from dhlab.kernels.normalize import (
+    normalize,
+    normalize_reference,
+)
+from dhlab.kernels.plan import (
+    Plan,
+)
+from dhlab.kernels.stain import (
+    ColourStatistics,
+    Stains,
+    combine_stains,
+    combine_stains_reference,
+    macenko_fit,
+    macenko_fit_reference,
+    normalize_stain,
+    normalize_stain_reference,
+    reinhard_fit,
+    reinhard_fit_reference,
+    separate_stains,
+    separate_stains_reference,
+    vahadane_fit,
+    vahadane_fit_reference,
+)
 
 __all__ = [
+    "ColourStatistics",
     "GatedAttention",
     "Plan",
+    "StainMap",
+    "Stains",
     "attention_pool",
     "attention_pool_reference",
     "augment",
     "augment_reference",
+    "combine_stains",
+    "combine_stains_reference",
     "filter_bank",
     "filter_bank_reference",
     "filter_names",
+    "macenko_fit",
+    "macenko_fit_reference",
     "normalize",
     "normalize_reference",
+    "normalize_stain",
+    "normalize_stain_reference",
+    "reinhard_fit",
+    "reinhard_fit_reference",
+    "separate_stains",
+    "separate_stains_reference",
+    "vahadane_fit",
+    "vahadane_fit_reference",
 ]

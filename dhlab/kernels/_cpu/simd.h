@@ -104,7 +104,8 @@ static inline float largest(vf a) { return _mm512_reduce_max_ps((__m512)a); }
 /* 32-bit words at base + offset bytes */
 static inline vi gather(const void *base, vi offset) { return (vi)_mm512_i32gather_epi32((__m512i)offset, base, 1); }
 static inline int compress(float *to, vm mask, vf value) { /* returns how many were written; may touch LANES */
-    _mm512_mask_compressstoreu_ps(to, mask, (__m512)value);
+    /* to a register first: compressing into memory is microcode on Zen */
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(mask, (__m512)value));
     return __builtin_popcount(mask);
 }
 #else
