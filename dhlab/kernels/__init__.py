@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from dhlab.kernels.attention import (
-    GatedAttention,
-    attention_pool,
-    attention_pool_reference,
-)
-from dhlab.kernels.augment import (
-    augment,
-    augment_reference,
-)
-from dhlab.kernels.density import (
-    StainMap,
-)
-from dhlab.kernels.filters import (
-    filter_bank,
-    filter_bank_reference,
-    filter_names,
-)
-from dhlab.kernels.normalize import (
-    normalize,
-    normalize_reference,
-)
-from dhlab.kernels.plan import (
-    Plan,
-)
+from dhlab.kernels.attention import GatedAttention, attention_pool, attention_pool_reference
+from dhlab.kernels.augment import augment, augment_reference
+from dhlab.kernels.density import StainMap
+from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names
+from dhlab.kernels.normalize import normalize, normalize_reference
+from dhlab.kernels.plan import Plan
 from dhlab.kernels.stain import (
     ColourStatistics,
     Stains,

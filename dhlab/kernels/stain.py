@@ -261,7 +261,7 @@ def separate_stains(
     channel_axis
         Where the channels are: -1 (last) or 1.
     out
-        Like the result, to write to.
+        Of the result's shape and type, to write to.
 
     Returns
     -------
@@ -329,7 +329,7 @@ def combine_stains(
     channel_axis
         Where the stains are: -1 (last) or 1.
     out
-        Like the result, to write to.
+        Of the result's shape and type, to write to.
 
     Returns
     -------
@@ -551,7 +551,7 @@ def normalize_stain(
     channel_axis
         Where the channels are: -1 (last) or 1.
     out
-        Like `images`, to write to, any strides; may be `images` itself.
+        Of the shape of `images`, uint8, to write to, any strides; may be `images` itself.
 
     Returns
     -------
