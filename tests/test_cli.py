@@ -182,6 +182,20 @@ def test_train_says_what_is_wrong(capsys, classes: Path, tmp_path: Path, words: 
     assert "a folder of classes, a table" in capsys.readouterr().err
 
 
+def test_train_with_a_file_of_augmentations(capsys: pytest.CaptureFixture[str], classes: Path, tmp_path: Path) -> None:
+    text, out = tmp_path / "augment.txt", tmp_path / "run"
+    text.write_text("SequentialAugmentationContainer\n  AugMirror p=0.5\n  AugBrightness beta=[-9,9]\nend\n")
+    words = ("train", classes, "-m", "cnn", "-o", out, *TRAIN, "--quiet")
+    trained = run(capsys, *words, "--augment", text)
+    described = json.loads((out / "command.json").read_text("utf-8"))["fit"]["augment"]
+    assert [step["transform"] for step in described["steps"]] == ["Mirror", "Brightness"]
+    again = run(capsys, *words[:5], tmp_path / "other", "--run", out / "command.json", "--quiet")
+    assert again["training loss"] == trained["training loss"]
+    text.write_text("AugMirro p=0.5\n")
+    assert main([*map(str, words), "--augment", str(text)]) == 1
+    assert "Did you mean 'AugMirror'" in capsys.readouterr().err
+
+
 def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
     command = f"{sys.executable} -m dhlab doctor --json | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)

@@ -32,6 +32,7 @@ __all__ = [
 GREY = np.array([0.299, 0.587, 0.114])
 # Red, green and blue to luma and two axes of chroma (YIQ, NTSC 1953).
 YIQ = np.array([GREY, [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
+RGB = np.linalg.inv(YIQ)
 ORDERS = np.array([np.eye(3)[list(order)] for order in permutations(range(3))])
 
 
@@ -299,7 +300,7 @@ def _turned(turns: NDArray[np.float64]) -> NDArray[np.float64]:
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
     turn[:, 1, 2], turn[:, 2, 1] = -np.sin(angle), np.sin(angle)
-    return _without_offset(np.linalg.inv(YIQ) @ turn @ YIQ)
+    return _without_offset(RGB @ turn @ YIQ)
 
 
 def _spread(draft: Draft, factor: NDArray[np.float64], about: float | str, chosen: NDArray[np.bool_] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Elastic(Geometric):
         nodes = (_nodes(height, spacing), _nodes(width, spacing))
         alpha, sigma = between(numbers[:, 0], self.alpha), between(numbers[:, 1], self.sigma)
         assert draft.noise is not None
-        drawn = 2 * draft.noise(2 * nodes[0] * nodes[1]) - 1
+        drawn = 2 * draft.noise(2 * nodes[0] * nodes[1]) - 1  # float32 is fine enough for noise
         down, across = (
             _gaussian(g, sigma * (g - 1) / max(1, n - 1))[:, None] for g, n in zip(nodes, draft.size, strict=True)
         )
@@ -68,8 +68,8 @@ class Elastic(Geometric):
         narrowed = [np.sqrt((m[:, 0, m.shape[-1] // 2] ** 2).sum(-1)) for m in (down, across)]
         window = np.exp(-0.5 * (np.arange(-8, 9) / sigma[:, None]) ** 2)
         wanted = (window**2).sum(1) / window.sum(1) ** 2
-        field = smooth * (alpha * wanted / (narrowed[0] * narrowed[1]))[:, None, None, None]
-        draft.displace(lambda positions: _sample(field, positions, (height, width)), chosen, nodes)
+        field = smooth * (alpha * wanted / (narrowed[0] * narrowed[1]))[:, None, None, None].astype(np.float32)
+        draft.displace(lambda positions: _sample(field, positions, (height, width)), chosen, nodes, nodal=field)
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,15 +173,17 @@ def _nodes(pixels: int, spacing: float) -> int:
     return min(MOST_NODES, max(2, math.ceil((pixels - 1) / max(1, spacing)) + 1))
 
 
-def _gaussian(count: int, sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+def _gaussian(count: int, sigma: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return ``(B, count, count)``: each row the weights of a Gaussian about its own place, of sum 1."""
-    apart = np.arange(count)[:, None] - np.arange(count)
-    weights = np.exp(-0.5 * (apart / np.maximum(sigma, 1e-6)[:, None, None]) ** 2)
-    normed: NDArray[np.float64] = weights / weights.sum(-1, keepdims=True)
+    apart = np.arange(count, dtype=np.float32)[:, None] - np.arange(count, dtype=np.float32)
+    weights = np.exp(-0.5 * (apart / np.maximum(sigma, 1e-3)[:, None, None].astype(np.float32)) ** 2)
+    normed: NDArray[np.float32] = weights / weights.sum(-1, keepdims=True)
     return normed
 
 
-def _sample(field: NDArray[np.float64], positions: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+def _sample(
+    field: NDArray[np.floating[Any]], positions: NDArray[np.float64], size: tuple[int, int]
+) -> NDArray[np.float64]:
     """Interpolate a field ``(B, 2, gh, gw)`` over pictures of `size` at positions ``(B, 2, N)`` bilinearly."""
     batch, _, height, width = field.shape
     most = np.array([[height - 1], [width - 1]], np.float64)

@@ -42,11 +42,13 @@ class Draft:
         # Output to source, in the order of the steps: matrices, and displacements at positions.
         self.maps: list[NDArray[np.float64] | Callable[[NDArray[np.float64]], NDArray[np.float64]]] = []
         self.nodes = (2, 2)
+        # Positions of the nodes in the result, ``(B, 2, N)``, once all steps are there.
+        self.grid: NDArray[np.float64] | None = None
         self.reduction = 1.0
         self.parts: dict[str, NDArray[Any]] = {}
         self.stain: dict[str, NDArray[np.float64]] | None = None
         # Further numbers of the step that is writing: how many per sample in, ``(B, n)`` between 0 and 1 out.
-        self.noise: Callable[[int], NDArray[np.float64]] | None = None
+        self.noise: Callable[[int], NDArray[np.float32]] | None = None
 
     def pick(self, chosen: NDArray[np.bool_] | None, value: Any, other: Any) -> NDArray[np.float64]:
         """Return ``value`` for the chosen samples, ``other`` for the rest, each ``(B, …)``, ``(1, …)`` or a number."""
@@ -60,7 +62,12 @@ class Draft:
         self.maps.append(matrix if chosen is None else self.pick(chosen, matrix.reshape(-1, 3, 3), IDENTITY))
 
     def displace(
-        self, shift: Callable[[NDArray[np.float64]], NDArray[np.float64]], chosen: NDArray[np.bool_] | None, nodes: Size
+        self,
+        shift: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+        chosen: NDArray[np.bool_] | None,
+        nodes: Size,
+        *,
+        nodal: NDArray[np.floating[Any]] | None = None,
     ) -> None:
         """Add a step that moves every position by its own ``(dy, dx)``.
 
@@ -72,10 +79,14 @@ class Draft:
             ``(B,)`` samples that get it; None is all.
         nodes
             Down and across: how many nodes show it well enough.
+        nodal
+            The displacements at these nodes, ``(B, 2, *nodes)``, where they are known.
         """
 
         def spared(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-            return self.pick(chosen, shift(positions), 0.0)
+            on_nodes = nodal is not None and positions is self.grid and nodes == self.nodes
+            moved = nodal.reshape(self.batch, 2, -1) if on_nodes and nodal is not None else shift(positions)
+            return self.pick(chosen, moved, 0.0)
 
         self.maps.append(spared)
         self.nodes = (max(self.nodes[0], nodes[0]), max(self.nodes[1], nodes[1]))
@@ -85,7 +96,7 @@ class Draft:
         matrix = self.pick(chosen, matrix, COLOURLESS)
         before = self.parts.get("colour")
         if before is None:
-            self.parts["colour"] = np.broadcast_to(matrix, (self.batch, 3, 4))
+            self.parts["colour"] = matrix
             return
         turned = matrix[..., :3] @ before
         turned[..., 3] += matrix[..., 3]
@@ -138,15 +149,13 @@ class Draft:
         name
             As in `Plan`.
         values
-            ``(B, …)``, or one for all.
+            ``(B, …)``.
         chosen
             ``(B,)`` samples; None is all.
         neutral
             What spares a sample.
         """
-        shape = (self.batch, *np.shape(values)[1:])
-        before = self.parts.get(name, neutral)
-        self.parts[name] = np.broadcast_to(self.pick(chosen, values, before), shape)
+        self.parts[name] = self.pick(chosen, values, self.parts.get(name, neutral))
 
     def matrix(self) -> NDArray[np.float64]:
         """Return the product of all matrices, ``(B, 3, 3)``, output to source."""
@@ -199,7 +208,7 @@ class Draft:
         """Return what the way back through all steps adds to the matrix at evenly spread nodes, ``(B, 2, gh, gw)``."""
         down, across = (np.linspace(0, n - 1, g) for n, g in zip(self.size, self.nodes, strict=True))
         grid = np.stack(np.meshgrid(down, across, indexing="ij")).reshape(1, 2, -1)
-        positions = np.broadcast_to(grid, (self.batch, 2, grid.shape[-1]))
+        positions = self.grid = np.broadcast_to(grid, (self.batch, 2, grid.shape[-1]))
         straight = _transform(matrix, positions)
         for step in reversed(self.maps):
             positions = positions + step(positions) if callable(step) else _transform(step, positions)

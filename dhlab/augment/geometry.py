@@ -265,12 +265,12 @@ class Affine(Geometric):
         cos_y = 1 / np.sqrt(1 + tan_y * tan_y)
         slanted = angle - np.arctan(tan_y)
         cos, sin = np.cos(slanted) / cos_y, np.sin(slanted) / cos_y
-        forward = np.empty((len(numbers), 2, 2))  # rows and columns are y, x
-        forward[:, 1, 1], forward[:, 1, 0] = cos, -cos * tan_x - np.sin(angle)
-        forward[:, 0, 1], forward[:, 0, 0] = sin, -sin * tan_x + np.cos(angle)
-        forward *= between(numbers[:, 3], self.scale)[:, None, None]
+        forward = np.array([[np.cos(angle) - sin * tan_x, sin], [-np.sin(angle) - cos * tan_x, cos]])  # of (y, x)
+        forward *= between(numbers[:, 3], self.scale)
+        (a, b), (c, d) = forward
+        inverse = (np.array([[d, -b], [-c, a]]) / (a * d - b * c)).transpose(2, 0, 1)
         shift = between(numbers[:, 4:6], self.translate) * draft.size
-        draft.move(_about(np.linalg.inv(forward), _middle(draft.size), shift), chosen)
+        draft.move(_about(inverse, _middle(draft.size), shift), chosen)
         draft.reduction *= max(1.0, 1 / self.scale[0])
 
 

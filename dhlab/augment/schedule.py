@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import count
+from functools import cached_property
+from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,17 +92,28 @@ class Schedule:
         Random numbers that each step needs, by its number.
     units
         Of the result; None is grey levels.
+    known_sizes
+        What `sizes` has found, by size.
     """
 
     placed: list[Placed] = field(default_factory=list)
     demands: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     draws: list[int] = field(default_factory=list)
     units: Units | None = None
+    known_sizes: dict[Size, tuple[dict[int, Size], list[Size]]] = field(default_factory=dict)
 
     @property
     def passes(self) -> int:
         """How many passes over memory."""
         return len(self.demands)
+
+    @cached_property
+    def blocks(self) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
+        """Where the numbers of each step begin, and the counters that draw them: blocks of four, each of its step."""
+        counts = [(1 + needed + 3) // 4 for needed in self.draws]
+        starts = [4 * n for n in accumulate(counts, initial=0)]
+        block = np.concatenate([np.arange(n, dtype=np.int64) for n in counts])
+        return starts, block, np.repeat(np.arange(len(counts), dtype=np.int64), counts)
 
     @property
     def needs_images(self) -> bool:
@@ -123,6 +135,8 @@ class Schedule:
         BadShapeError
             If a size depends on chance, pictures are too small, or samples would change their size in several passes.
         """
+        if size in self.known_sizes:
+            return self.known_sizes[size]
         turns = {placed.number: placed.turn for placed in self.placed}
         before: dict[int, Size] = {}
         after: list[Size] = [size] * self.passes
@@ -153,7 +167,7 @@ class Schedule:
             return new, {turns[number]}
 
         walk(pipeline, size)
-        return before, after
+        return self.known_sizes.setdefault(size, (before, after))
 
 
 def schedule(pipeline: Container) -> Schedule:
@@ -251,10 +265,7 @@ class Numbers:
 
     def __init__(self, made: Schedule, keys: NDArray[np.int64]) -> None:
         self.keys = keys[:, None]
-        blocks = [(1 + needed + 3) // 4 for needed in made.draws]
-        self.starts = np.cumsum([0, *blocks]) * 4
-        step = np.repeat(np.arange(len(blocks), dtype=np.int64), blocks)
-        block = np.concatenate([np.arange(n, dtype=np.int64) for n in blocks])
+        self.starts, block, step = made.blocks
         words = philox((block, step, int(Stream.DRAW), 0), self.keys)
         self.drawn: NDArray[np.float64] = uniform(np.stack(words, -1).reshape(len(keys), 4 * len(step)))
         self.draws = made.draws
@@ -276,9 +287,9 @@ class Numbers:
             self.gates[gate] = found if before is None else found & before
         return self.gates[gate]
 
-    def more(self, number: int, size: int) -> NDArray[np.float64]:
-        """Return ``(B, size)`` further numbers of a step."""
-        block = np.arange((size + 3) // 4, dtype=np.int64)
-        words = philox((block, number, int(Stream.DRAW), 1), self.keys)
-        found: NDArray[np.float64] = uniform(np.stack(words, -1).reshape(len(self.keys), 4 * len(block))[:, :size])
-        return found
+    def more(self, number: int, size: int) -> NDArray[np.float32]:
+        """Return ``(B, size)`` further numbers of a step, which are many: NumPy draws them in C, a sample at a time."""
+        raw = np.empty((len(self.keys), size), np.uint64)
+        for row, key in zip(raw, self.keys[:, 0].view(np.uint64), strict=True):
+            row[:] = np.random.Philox(key=np.array([key, number], np.uint64)).random_raw(size)
+        return (raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)

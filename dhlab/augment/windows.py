@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,8 @@ def read_pipeline(source: Any) -> Compose:
     """
     if isinstance(source, Transform):
         return source if isinstance(source, Compose) else Compose((source,))
-    if isinstance(source, dict):
-        return read_pipeline(from_dict(source))
+    if isinstance(source, Mapping):
+        return read_pipeline(from_dict(dict(source)))
     if isinstance(source, str) and ("\n" in source or source.split(" ")[0].startswith(("Aug", "Sequential", "OneOf"))):
         return parse_augmentations(source)
     if not isinstance(source, str | os.PathLike):

@@ -23,7 +23,7 @@ from dhlab.training.trainer import Trainer, check_trainable
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -54,7 +54,7 @@ def fit(
     warm_up: float = 0.1,
     accumulate: int = 1,
     clip: float | None = 5.0,
-    augment: bool | float | str | os.PathLike[str] | Transform = True,
+    augment: bool | float | str | os.PathLike[str] | Mapping[str, Any] | Transform = True,
     class_weights: str | Sequence[float] = "root",
     sample_weights: Sequence[float] | NDArray[np.floating[Any]] | None = None,
     label_smoothing: float = 0.0,

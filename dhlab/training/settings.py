@@ -13,7 +13,7 @@ from dhlab.errors import BadValueError, DHLabWarning, UnknownNameError, suggest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -51,7 +51,7 @@ class Settings:
     warm_up: float = 0.1
     accumulate: int = 1
     clip: float | None = 5.0
-    augment: bool | float | str | os.PathLike[str] | Transform = True
+    augment: bool | float | str | os.PathLike[str] | Mapping[str, Any] | Transform = True
     class_weights: str | Sequence[float] = "root"
     label_smoothing: float = 0.0
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
