@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -293,21 +293,22 @@ def _run(
 ) -> None:
     """Write augmented `images`, ``(B, 3, H, W)``, to `out` in the form that `choose` names."""
     form = choose(images)
-    if form == "cpu":
-        augment_cpu(
-            images,
-            block,
-            keys=keys,
-            large={"field": field, "table": table, "cutouts": cutouts, "counts": counts},
-            stages=stages,
-            interpolation=interpolation,
-            border=border,
-            supersample=supersample,
-            switches=switches,
-            logarithm=logarithm,
-            ending=ending,
-            out=out,
-        )
+    if form != "torch":
+        large = {"field": field, "table": table, "cutouts": cutouts, "counts": counts}
+        common: dict[str, Any] = {
+            "keys": keys,
+            "large": large,
+            "stages": stages,
+            "interpolation": interpolation,
+            "border": border,
+        }
+        common |= {"supersample": supersample, "switches": switches, "logarithm": logarithm, "ending": ending}
+        if form == "triton":
+            from dhlab.kernels._triton.augment import augment_triton
+
+            augment_triton(images, block, geometry=geometry, out=out, **common)
+        else:
+            augment_cpu(images, block, out=out, **common)
         return
     parts = unpack(block)
     stain = None
@@ -315,7 +316,7 @@ def _run(
         around = {name: parts[name] for name in ("before", "after")} if switches[2] else {}
         matrices = {name: parts[name] for name in ("unmix", "mix", "floor")}
         stain = StainMap(**matrices, **around, offset=logarithm[0], least=logarithm[1])
-    large = {"table": table, "cutouts": cutouts, "stain": stain}
+    own = {"table": table, "cutouts": cutouts, "stain": stain}
     plan = Plan(
         (out.shape[2], out.shape[3]),
         parts["matrix"],
@@ -328,7 +329,7 @@ def _run(
         noise_per_channel=switches[0],
         dropout_per_channel=switches[1],
         geometry=geometry,
-        **{name: large.get(name, parts.get(name)) for name in stages},  # type: ignore[arg-type]
+        **{name: own.get(name, parts.get(name)) for name in stages},  # type: ignore[arg-type]
     )
     light = _blur(_change_light(_sample(images, plan, torch.float32) / 255, plan), plan)
     if out.dtype == torch.uint8:
@@ -351,6 +352,11 @@ def _run_masks(
 ) -> None:
     """Write moved `masks`, ``(B, K, H, W)``, to `out` in the form that `choose` names."""
     form = choose(masks)
+    if form == "triton":
+        from dhlab.kernels._triton.augment import augment_masks_triton
+
+        augment_masks_triton(masks, block, field=field, border=border, geometry=geometry, fill=fill, out=out)
+        return
     if form == "cpu":
         augment_masks_cpu(masks, block, field=field, border=border, fill=fill, out=out)
         return
@@ -442,7 +448,7 @@ def _sample(source: Tensor, plan: Plan, kind: torch.dtype) -> Tensor:
     fill = torch.zeros_like(plan.matrix[:, 0]) if plan.fill is None else plan.fill
     source, fill, border = source.to(kind), fill.to(kind), plan.border
     total = source.new_zeros(len(plan), 3, *plan.size)
-    offsets = [(step + 0.5) / plan.supersample - 0.5 for step in range(plan.supersample)]
+    offsets = [(2 * step + 1 - plan.supersample) / (2 * plan.supersample) for step in range(plan.supersample)]
     for dy in offsets:
         for dx in offsets:
             y, x = _positions(plan, dy, dx).unbind(1)

@@ -218,6 +218,12 @@ def deviation(result: torch.Tensor, expected: torch.Tensor) -> float:
     return (result.double() - expected.double()).abs().max().item()
 
 
+def skip_in_interpreter(form: str, device: str, spared: bool) -> None:
+    """Triton's interpreter takes a second where the others take a millisecond: it need not run every combination."""
+    if form == "triton" and device == "cpu" and spared:
+        pytest.skip("one such case is enough in Triton's interpreter")
+
+
 def on(device: str, plan: Plan) -> Plan:
     return plan if device == "cpu" else plan.to(device)
 
@@ -225,6 +231,7 @@ def on(device: str, plan: Plan) -> Plan:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("shift", [False, True])
 def test_every_stage_equals_float64(form: str, device: str, stage: str, shift: bool) -> None:
+    skip_in_interpreter(form, device, shift)
     matrix = turned(3) if shift else None
     images, plan = pictures(3), make_plan(3, matrix=matrix, **STAGES[stage])
     result = augment(images.to(device), on(device, plan), mean=MEAN, std=STD)
@@ -236,6 +243,7 @@ def test_every_stage_equals_float64(form: str, device: str, stage: str, shift: b
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("make", [affine, projective, turned])
 def test_every_geometry_equals_float64(form: str, device: str, interpolation: str, border: str, make) -> None:
+    skip_in_interpreter(form, device, make is turned or (interpolation == "bicubic" and make is affine))
     images, masks = pictures(3), labels(3)
     plan = make_plan(
         3, (19, 14), make(3), interpolation=interpolation, border=border, mask_fill=77, fill=draw(3, 3, high=255.0)
@@ -249,6 +257,7 @@ def test_every_geometry_equals_float64(form: str, device: str, interpolation: st
 @pytest.mark.parametrize("options", [{"field": True}, {"supersample": 3}, {"supersample": 2, "field": True}])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_displacement_and_finer_sampling(form: str, device: str, options: dict[str, Any], interpolation: str) -> None:
+    skip_in_interpreter(form, device, interpolation == "bicubic" and "supersample" in options)
     if "field" in options:
         options = {**options, "field": draw(2, 2, 4, 5, low=-5, high=5)}
     images, masks = pictures(), labels()
@@ -262,6 +271,7 @@ def test_displacement_and_finer_sampling(form: str, device: str, options: dict[s
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 3), (1, 63), (67, 1), (5, 331)])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_sizes_of_source_and_result(form: str, device: str, size: tuple[int, int], interpolation: str) -> None:
+    skip_in_interpreter(form, device, interpolation == "bicubic" and size[0] > 1)
     images, masks = pictures(1, *size), labels(1, *size)
     for matrix, target in ((None, size), (affine(1), (7, 5)), (affine(1), (1, 1))):
         plan = make_plan(
@@ -339,9 +349,11 @@ def test_empty_batch(form: str, device: str) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_sample_does_not_depend_on_its_batch(form: str, device: str, threads: int, monkeypatch) -> None:
     """The same bits alone, in a batch, and on any number of threads."""
+    skip_in_interpreter(form, device, threads > 1)
     monkeypatch.setattr("dhlab.kernels._cpu.augment.threads_for", lambda _: threads)
-    images, masks = pictures(3, 40, 50).to(device), labels(3, 40, 50).to(device)
-    plan = make_plan(3, (40, 50), affine(3), **STAGES["all"])
+    size = (9, 11) if form == "triton" and device == "cpu" else (40, 50)
+    images, masks = pictures(3, *size).to(device), labels(3, *size).to(device)
+    plan = make_plan(3, size, affine(3), **STAGES["all"])
     together = augment(images, on(device, plan), masks)
     for i in range(3):
         alone = augment(images[i : i + 1], on(device, row_of(plan, i)), masks[i : i + 1])
@@ -439,6 +451,7 @@ def test_channels_share_noise_unless_told_otherwise(form: str, device: str) -> N
         assert not torch.equal(apart[:, 0], apart[:, 1])
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in divide")  # by NumPy, in which Triton's interpreter computes
 def test_positions_that_are_no_numbers_lie_far_outside(form: str, device: str) -> None:
     matrix = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, -5]])  # a column at infinity, and one of 0 / 0
     plan = make_plan(matrix=matrix, fill=torch.full((2, 3), 255.0))

@@ -332,8 +332,8 @@ static inline void sample_light(const struct view *view, const struct map *map, 
     float level[3][SEGMENT + LANES], share = 1 / (255.0f * (float)(supersample * supersample));
     struct places at;
     for (int k = 0; k < supersample * supersample; k++) {
-        float dy = (float)((k / supersample + 0.5) / supersample - 0.5);
-        float dx = (float)((k % supersample + 0.5) / supersample - 0.5);
+        float dy = (float)(2 * (k / supersample) + 1 - supersample) / (float)(2 * supersample);
+        float dx = (float)(2 * (k % supersample) + 1 - supersample) / (float)(2 * supersample);
         find_positions(map, y, x, n, dy, dx, at.down, at.right);
         if (interpolation == NEAREST) sample_nearest(view, fill, &at, n, level);
         else if (interpolation == BILINEAR) sample_bilinear(view, fill, &at, n, level);

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from dhlab.kernels._triton import INTERPRETED
 
-__all__ = ["ex2", "lg2"]
+__all__ = ["ex2", "lg2", "round_product"]
 
 if INTERPRETED:
 
@@ -18,6 +18,10 @@ if INTERPRETED:
     @triton.jit
     def ex2(x):
         return tl.exp2(x)
+
+    @triton.jit
+    def round_product(a, b):
+        return a * b
 
 else:
     # tl.log2 is a polynomial of some twenty instructions; the hardware's is one. By the PTX ISA the error of lg2.approx
@@ -32,4 +36,11 @@ else:
     def ex2(x):
         return tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+
+    # By the PTX ISA a product with an explicit rounding is not fused with a sum that follows.
+    @triton.jit
+    def round_product(a, b):
+        return tl.inline_asm_elementwise(
+            "mul.rn.f32 $0, $1, $2;", "=f,f,f", [a, b], dtype=tl.float32, is_pure=True, pack=1
         )

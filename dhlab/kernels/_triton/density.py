@@ -41,6 +41,7 @@ def through_density(
     offset,
     least,
     AROUND: tl.constexpr,
+    MOST: tl.constexpr = 127.0,  # greatest power of two; 0 where light above 1 is cut off anyway
 ):
     if AROUND:
         r, g, b = multiply(stain_ptr + 27, r, g, b)
@@ -54,7 +55,7 @@ def through_density(
     g = tl.maximum(g, tl.load(stain_ptr + 25))
     b = tl.maximum(b, tl.load(stain_ptr + 26))
     r, g, b = multiply_add(stain_ptr + 12, r, g, b)
-    r, g, b = ex2(tl.minimum(r, 127.0)), ex2(tl.minimum(g, 127.0)), ex2(tl.minimum(b, 127.0))
+    r, g, b = ex2(tl.minimum(r, MOST)), ex2(tl.minimum(g, MOST)), ex2(tl.minimum(b, MOST))
     if AROUND:
         r, g, b = multiply(stain_ptr + 36, r, g, b)
     return r, g, b
