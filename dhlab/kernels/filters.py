@@ -247,17 +247,16 @@ def _run(planes: Tensor, sigmas: list[float], features: list[str], truncate: flo
     if form == "torch":
         out.copy_(filter_bank_reference(planes, sigmas=sigmas, features=features, truncate=truncate))
         return
-    if form == "triton":
-        from dhlab.kernels._triton.filters import filter_bank_triton as filter_scale
-    else:
-        filter_scale = filter_bank_cpu
     first = dict(zip(features, accumulate((FEATURES[name] for name in features), initial=0), strict=False))
     places = [first.get(name, -1) for name in FEATURES]
+    weights = [_weights(sigma, truncate, planes.device) for sigma in sigmas]
     per_scale = sum(FEATURES[name] for name in features)
-    for number, sigma in enumerate(sigmas):
-        inner, outer = _weights(sigma, truncate, planes.device)
-        scale = out[:, number * per_scale :]
-        filter_scale(readable, inner=inner, outer=outer, places=places, to_plane=per_scale * len(sigmas), out=scale)
+    if form == "triton":
+        from dhlab.kernels._triton.filters import filter_bank_triton
+
+        filter_bank_triton(readable, weights=weights, places=places, per_scale=per_scale, out=out)
+    else:
+        filter_bank_cpu(readable, weights=weights, places=places, per_scale=per_scale, out=out)
 
 
 OPERATOR = register(

@@ -87,8 +87,11 @@ def test_features_come_in_the_order_asked_for(form: str) -> None:
     check(filter_bank(images, sigmas=(0.7, 1.0), features=features, channel_axis=1), images, (0.7, 1.0), features)
 
 
-@pytest.mark.parametrize("instructions", ["base", "avx2", "avx512"])
-def test_large_planes_cut_into_tiles_and_bands(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("instructions", _cpu.SETS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_planes_cut_into_tiles_and_bands(
+    instructions: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wider than a tile of the C form, and every result the same on one thread and on three."""
     if not _cpu.is_built() or _cpu.SETS.index(instructions) > _cpu.SETS.index(_cpu.instruction_set()):
         pytest.skip(f"no C form for {instructions}")
@@ -98,7 +101,7 @@ def test_large_planes_cut_into_tiles_and_bands(instructions: str, monkeypatch: p
     results = []
     for threads in (1, 3):
         monkeypatch.setattr("dhlab.kernels._cpu.filters.threads_for", lambda _, n=threads: n)
-        results.append(filter_bank(images, sigmas=(1.6, 5.0), channel_axis=1))
+        results.append(filter_bank(images, sigmas=(1.6, 5.0), channel_axis=1, memory_format=layout))
     assert torch.equal(*results)
     check(results[0], images, (1.6, 5.0), tuple(FEATURES))
 

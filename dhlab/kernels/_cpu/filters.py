@@ -26,30 +26,40 @@ def can_filter(images: Tensor, out: Tensor, *, radius: int) -> bool:
 
 
 def filter_bank_cpu(
-    images: Tensor, *, inner: Tensor, outer: Tensor, places: Sequence[int], to_plane: int, out: Tensor
+    images: Tensor,
+    *,
+    weights: Sequence[tuple[Tensor, Tensor]],
+    places: Sequence[int],
+    per_scale: int,
+    out: Tensor,
 ) -> Tensor:
-    """Write the features of one scale.
+    """Write the features of all scales.
 
     Parameters
     ----------
     images
         ``(B, C, H, W)`` uint8 or float32, any strides.
-    inner
-        ``(radius + 1, 3)`` float32: weights of the value, the first and the second derivative, from the centre on.
-    outer
-        ``(reach + 1,)`` float32: weights that smooth the structure tensor.
+    weights
+        Per scale ``(radius + 1, 3)`` float32, the weights of the value, the first and the second derivative from the
+        centre on, and ``(reach + 1,)``, those that smooth the structure tensor.
     places
-        Which feature of a plane is the first of each kind, -1 for a kind that is not wanted.
-    to_plane
-        Features from one channel to the next.
+        Which feature of a scale is the first of each kind, -1 for a kind that is not wanted.
+    per_scale
+        How many features a scale has.
     out
-        ``(B, F, H, W)``, any strides, from the first feature of this scale.
+        ``(B, C * scales * per_scale, H, W)``, any strides.
     """
     sample, feature, row, column = out.stride()
-    threads = threads_for(images.numel() * (sum(place >= 0 for place in places)) * out.element_size())
-    sizes = [*images.shape, *images.stride(), sample, to_plane * feature, feature, row, column, *places]
-    sizes += [len(inner) - 1, len(outer) - 1, images.dtype == torch.float32, TYPES[out.dtype], threads]
-    packed = (ctypes.c_long * len(sizes))(*sizes)
-    scratch = torch.empty(threads * bind("filter_bank_scratch", "p", result="l")(packed))
-    bind("filter_bank", "pppppp")(*map(pointer, (images, inner, outer, out, scratch)), packed)
+    threads = threads_for(out.numel() * out.element_size())
+    sizes = [*images.shape, *images.stride(), sample, len(weights) * per_scale * feature, feature, row, column, *places]
+    sizes += [len(weights), per_scale, images.dtype == torch.float32, TYPES[out.dtype], threads]
+    packed = _pack(sizes)
+    reaches = _pack([len(part) - 1 for pair in weights for part in pair])
+    inner, outer = (torch.cat(parts) for parts in zip(*weights, strict=True))
+    scratch = torch.empty(threads * bind("filter_bank_scratch", "pp", result="l")(packed, reaches))
+    bind("filter_bank", "ppppppp")(*map(pointer, (images, inner, outer, out, scratch)), packed, reaches)
     return out
+
+
+def _pack(numbers: list[int]) -> ctypes.Array[ctypes.c_long]:
+    return (ctypes.c_long * len(numbers))(*numbers)

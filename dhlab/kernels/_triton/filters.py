@@ -237,30 +237,33 @@ def structure_rows_fwd_kernel(
 
 
 def filter_bank_triton(
-    images: Tensor, *, inner: Tensor, outer: Tensor, places: Sequence[int], to_plane: int, out: Tensor
+    images: Tensor,
+    *,
+    weights: Sequence[tuple[Tensor, Tensor]],
+    places: Sequence[int],
+    per_scale: int,
+    out: Tensor,
 ) -> Tensor:
-    """Write the features of one scale.
+    """Write the features of all scales.
 
     Parameters
     ----------
     images
         ``(B, C, H, W)`` of any integer or float, any strides.
-    inner
-        ``(radius + 1, 3)`` float32: weights of the value, the first and the second derivative, from the centre on.
-    outer
-        ``(reach + 1,)`` float32: weights that smooth the structure tensor.
+    weights
+        Per scale ``(radius + 1, 3)`` float32, the weights of the value, the first and the second derivative from the
+        centre on, and ``(reach + 1,)``, those that smooth the structure tensor.
     places
-        Which feature of a plane is the first of each kind, -1 for a kind that is not wanted.
-    to_plane
-        Features from one channel to the next.
+        Which feature of a scale is the first of each kind, -1 for a kind that is not wanted.
+    per_scale
+        How many features a scale has.
     out
-        ``(B, F, H, W)``, any strides, from the first feature of this scale.
+        ``(B, C * scales * per_scale, H, W)``, any strides.
     """
     samples, channels, height, width = images.shape
     sample, feature, row, column = out.stride()
-    strides = (sample, to_plane * feature, feature, row, column)
+    strides = (sample, len(weights) * per_scale * feature, feature, row, column)
     pixels = height * width
-    radius, reach = len(inner) - 1, len(outer) - 1
     blocks, at_once = triton.cdiv(pixels, BLOCK), max(1, ROUND // pixels)
     along = torch.empty(3, min(at_once, samples * channels), height, width, device=images.device)
     gradient = torch.empty_like(along[:2]) if places[3] >= 0 else along
@@ -269,12 +272,17 @@ def filter_bank_triton(
     for first in range(0, samples * channels, at_once):
         grid = (min(at_once, samples * channels - first) * blocks,)
         size = (first, channels, blocks, pixels, width)
-        filter_columns_fwd_kernel[grid](
-            images, along, inner, *size, height, radius, between, *images.stride(), **options
-        )
-        filter_rows_fwd_kernel[grid](along, gradient, out, inner, *size, radius, between, *strides, *places, **options)
-        if places[3] >= 0:
-            structure_columns_fwd_kernel[grid](gradient, along, outer, *size[2:], height, reach, between, **options)
-            smoothed = out[:, places[3] :]
-            structure_rows_fwd_kernel[grid](along, smoothed, outer, *size, reach, between, *strides, **options)
+        for number, (inner, outer) in enumerate(weights):
+            radius, reach = len(inner) - 1, len(outer) - 1
+            scale = out[:, number * per_scale :]
+            filter_columns_fwd_kernel[grid](
+                images, along, inner, *size, height, radius, between, *images.stride(), **options
+            )
+            filter_rows_fwd_kernel[grid](
+                along, gradient, scale, inner, *size, radius, between, *strides, *places, **options
+            )
+            if places[3] >= 0:
+                structure_columns_fwd_kernel[grid](gradient, along, outer, *size[2:], height, reach, between, **options)
+                smoothed = scale[:, places[3] :]
+                structure_rows_fwd_kernel[grid](along, smoothed, outer, *size, reach, between, *strides, **options)
     return out
