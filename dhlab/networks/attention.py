@@ -17,8 +17,9 @@ class AttentionMIL(Network):
     Columns of NaN are padding: they weigh nothing, so a bag's logits do not depend on what it is batched with.
 
     Instances stream through `dhlab.kernels.attention_pool`, so that a bag of 500,000 needs little memory beside its
-    features, unless dropout asks for them all. Matrix products are float32, and under `torch.autocast` bfloat16 where
-    the processor has it: training takes it by default, and what a package gives stays within its tolerance.
+    features, unless dropout or `torch.compile` asks for them all. Matrix products are float32, and under
+    `torch.autocast` bfloat16 where the processor has it: training takes it by default, and what a package gives stays
+    within its tolerance.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class AttentionMIL(Network):
 
     def pooled_features(self, x: Tensor) -> Tensor:
         """Return the weighted mean of a bag's embedded instances, ``(B, F)``."""
-        if torch.compiler.is_exporting() or x.is_meta:
+        if torch.compiler.is_compiling() or x.is_meta:
             return self._pool_plainly(x)
         instances, counts, _ = _pack(x)
         pooled = self._attend(instances, counts)[0]
@@ -94,7 +95,7 @@ class AttentionMIL(Network):
         return pooled[:, 0], shares[:, 0]
 
     def _pool_plainly(self, x: Tensor) -> Tensor:
-        """Say the same in operations that a graph for export can hold, and that need no numbers to know shapes."""
+        """Say the same in operations whose shapes do not depend on numbers, for graphs to compile or to export."""
         instances = x.movedim(1, 2)
         padding = instances.isnan().all(dim=2, keepdim=True)
         embedded = self.embed(torch.where(padding, 0.0, instances))

@@ -152,5 +152,5 @@ def test_under_autocast_products_are_bfloat16(monkeypatch: pytest.MonkeyPatch, d
 
 def test_compiles() -> None:
     model, x = mil().train(), bag(7, 2)
-    compiled = torch.compile(model.logits, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), model.logits(x))
+    compiled = torch.compile(model.logits, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model.logits(x), rtol=1e-5, atol=1e-6)
