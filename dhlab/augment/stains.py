@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dhlab.augment.steps import Range, Stage, Transform, between, check_span
+from dhlab.augment.steps import Range, Stage, Transform, between, check_number, check_span
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dhlab.augment.draft import Draft
+    from dhlab.kernels.stain import Stains
 
 __all__ = ["StainJitter", "StainTarget"]
 
@@ -86,6 +87,8 @@ class StainTarget(Transform):
         Amounts of the two stains that count as strong in the pictures, such as their 99th percentile.
     target_amounts
         The same for each target; empty are those of the source.
+    white
+        Grey level without stain.
     p
         Probability that a sample gets this step.
 
@@ -98,12 +101,14 @@ class StainTarget(Transform):
     targets: tuple[tuple[Stain, Stain], ...]
     source_amounts: tuple[float, float] = (1.0, 1.0)
     target_amounts: tuple[tuple[float, float], ...] = ()
+    white: float = 255.0
 
     stage: ClassVar[Stage] = Stage.STAIN
     draws: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number(self, "white", 1, 255)
         if not self.targets:
             raise BadValueError("targets of StainTarget is empty; expected the stains of one slide or more.")
         targets = len(self.targets)
@@ -120,6 +125,40 @@ class StainTarget(Transform):
         if np.linalg.matrix_rank(np.asarray(self.source)) < 2:
             raise BadValueError("source of StainTarget holds the same stain twice; expected two.")
 
+    @classmethod
+    def fitted(cls, source: Stains, targets: Stains, *, p: float = 1.0) -> StainTarget:
+        """Return the step that carries the stains of one slide over to those of others.
+
+        Parameters
+        ----------
+        source
+            Fit of the pictures, of one slide: `dhlab.kernels.macenko_fit` or `vahadane_fit` of a sample of its tiles.
+        targets
+            Fits of the other slides.
+        p
+            Probability that a sample gets this step.
+
+        Raises
+        ------
+        BadValueError
+            If the source is not one fit, or a fit failed or has no largest amounts.
+        """
+        fits = (source, targets)
+        if len(source) != 1 or source.white != targets.white or not all(bool(f.fitted.all()) for f in fits):
+            raise BadValueError(
+                f"{source!r} to {targets!r}; expected one source, fits of the same white, and none that failed."
+            )
+        if source.most is None or targets.most is None:
+            raise BadValueError("these stains have no largest amounts to scale by; fit them, or take 'macenko'.")
+        return cls(
+            _nested(source.matrix[0].tolist()),
+            _nested(targets.matrix.tolist()),
+            _nested(source.most[0].tolist()),
+            _nested(targets.most.tolist()),
+            source.white,
+            p=p,
+        )
+
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         targets = np.asarray(self.targets) / math.log(2)  # (T, 2, 3), of log2
         amounts = np.asarray(self.target_amounts or (self.source_amounts,) * len(targets))
@@ -128,8 +167,9 @@ class StainTarget(Transform):
         share = numbers[:, 2, None, None]
         aim = scaled[first] * (1 - share) + scaled[second] * share  # (B, 2, 3)
         unmix, mix = np.zeros((3, 4)), np.zeros((len(numbers), 3, 4))
-        unmix[:2, :3] = -math.log(2) * np.linalg.pinv(np.asarray(self.source)).T
-        mix[..., :2] = -aim.transpose(0, 2, 1)
+        inverse = np.linalg.pinv(np.asarray(self.source)).T  # (2, 3)
+        unmix[:2, :3], unmix[:2, 3] = -math.log(2) * inverse, inverse.sum(1) * math.log(self.white / 255)
+        mix[..., :2], mix[..., 3] = -aim.transpose(0, 2, 1), math.log2(self.white / 255)
         draft.restain(unmix=unmix, mix=mix, floor=np.full(3, -np.inf), chosen=chosen)
 
 

@@ -55,6 +55,7 @@ from dhlab.augment import (
     from_dict,
 )
 from dhlab.errors import BadShapeError, BadValueError, UnknownNameError
+from dhlab.kernels import Stains, macenko_fit, normalize_stain
 from dhlab.phantoms import paint_slide
 
 HE = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
@@ -285,6 +286,18 @@ def test_stain_target_carries_stains_over():
     assert np.abs(found - wanted * 255).max() < 3
 
 
+def test_stain_target_from_fits_is_macenkos_normalisation():
+    images, _ = paint(1, (96, 96))
+    source, target = macenko_fit(images), Stains.preset("macenko")
+    found = Compose([StainTarget.fitted(source, target)])(images)
+    wanted = normalize_stain(images, target, method="macenko")
+    # Macenko's code adds a grey level before the logarithm and cuts off the fraction afterwards.
+    assert (found.int() - wanted.int()).abs().max() <= 4
+    failed = macenko_fit(torch.full((1, 32, 32, 3), 255, dtype=torch.uint8))
+    with pytest.raises(BadValueError, match="none that failed"):
+        StainTarget.fitted(failed, target)
+
+
 def test_empty_batches_and_tiny_pictures():
     pipeline = Compose([Affine(), StainJitter(), GaussianBlur()])
     assert pipeline(torch.zeros(0, 8, 8, 3, dtype=torch.uint8)).shape == (0, 8, 8, 3)
@@ -352,6 +365,18 @@ def test_refuses_what_is_no_batch_of_rgb():
         pipeline(images, indices=[1])
     with pytest.raises(BadShapeError, match="masks"):
         pipeline(images, masks[:, :20])
+
+
+@pytest.mark.gpu
+def test_the_same_on_a_gpu():
+    images, masks = paint(4)
+    for step in STEPS:
+        pipeline = Compose([Mirror(), step])
+        here, moved = pipeline(images, masks, seed=3)
+        there, these = pipeline(images.cuda(), masks.cuda(), seed=3)
+        # A rounding apart; noise, which is the same by its counters, may round apart once more.
+        assert (here.int() - there.cpu().int()).abs().max() <= 2, step
+        assert torch.equal(these.cpu(), moved)
 
 
 def test_shows_itself():
