@@ -12,7 +12,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,21 @@ from typing import Any
 import pytest
 import torch
 
-from dhlab.kernels import _cpu, filter_bank, filter_bank_reference, normalize, normalize_reference
+from dhlab.kernels import (
+    GatedAttention,
+    Plan,
+    _cpu,
+    attention_pool,
+    attention_pool_reference,
+    augment,
+    augment_reference,
+    filter_bank,
+    filter_bank_reference,
+    normalize,
+    normalize_reference,
+    normalize_stain,
+    separate_stains,
+)
 
 HERE = Path(__file__).parent
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
@@ -56,7 +70,7 @@ class Emulated:
     """Stand-ins for `pointer` and `bind` whose functions run in the emulator."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.tensors = folder, {}
+        self.folder, self.tensors, self.called = folder, {}, []
 
     def pointer(self, tensor: torch.Tensor | None) -> int | None:
         if tensor is None:
@@ -87,6 +101,7 @@ class Emulated:
         command = [*RUN, str(self.folder / "call"), str(self.folder / "kernels.so"), name]
         done = subprocess.run(command, input=request, capture_output=True)
         assert done.returncode == 0, (name, done.returncode, done.stderr)
+        self.called.append(name)
         at = 8
         for start, length in buffers.items():
             ctypes.memmove(start, done.stdout[at : at + length], length)
@@ -103,8 +118,8 @@ class Emulated:
 
 
 @pytest.fixture
-def neon(folder: Path, monkeypatch: pytest.MonkeyPatch, nan_poisoned_empty: None) -> Emulated:
-    """Let every C form run in the emulator."""
+def neon(folder: Path, monkeypatch: pytest.MonkeyPatch, nan_poisoned_empty: None) -> Iterator[Emulated]:
+    """Let every C form run in the emulator, and see that it did."""
     emulated = Emulated(folder)
     for name, module in list(sys.modules.items()):
         if name.startswith("dhlab.kernels._cpu") and hasattr(module, "bind"):
@@ -112,7 +127,8 @@ def neon(folder: Path, monkeypatch: pytest.MonkeyPatch, nan_poisoned_empty: None
             monkeypatch.setattr(module, "pointer", emulated.pointer)
     monkeypatch.setattr(_cpu, "is_built", lambda: True)
     monkeypatch.setenv("DHLAB_KERNELS", "cpu")
-    return emulated
+    yield emulated
+    assert emulated.called
 
 
 def test_vectors_equal_plain_loops(folder: Path) -> None:
@@ -148,3 +164,50 @@ def test_filter_bank(neon: Emulated, dtype: torch.dtype) -> None:
     expected = filter_bank_reference(images.double(), sigmas=(0.7, 3.5))
     # Twice what test_filters.py derives from the weights; the greatest values here are some 1e4.
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
+def test_augment(neon: Emulated, dtype: torch.dtype) -> None:
+    images = torch.randint(0, 256, (2, 23, 31, 3), dtype=torch.uint8)
+    matrix = torch.tensor([[0.9, -0.3, 2.0], [0.3, 0.9, -1.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3).contiguous()
+    stages = {"gamma": torch.tensor([0.8, 1.3]), "blur": torch.tensor([1.2, 0.6])}
+    plan = Plan((19, 37), matrix, torch.tensor([5, -7]), **stages)
+    options = {} if dtype == torch.uint8 else {"mean": MEAN, "std": STD}
+    result = augment(images, plan, dtype=dtype, **options)
+    expected = augment_reference(images, plan, dtype=dtype, **options)
+    # A grey level, or what it is after division by a standard deviation of 0.21.
+    limit = 1 if dtype == torch.uint8 else 1 / 255 / 0.21
+    assert (result.double() - expected.double()).abs().max() <= limit
+
+
+def test_stains(neon: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    stains = torch.tensor([[0.60, 0.70, 0.38], [0.20, 0.90, 0.40]])
+    density = torch.rand(2, 37, 41, 2, generator=generator) @ stains
+    images = (240 * torch.exp(-density)).to(torch.uint8)
+    results = []
+    for form in ("cpu", "torch"):
+        monkeypatch.setenv("DHLAB_KERNELS", form)
+        results.append((separate_stains(images), normalize_stain(images)))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
+    # Grey levels are cut off, not rounded: one may fall on either side.
+    assert (results[0][1].int() - results[1][1].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("float32", 2e-5), ("bfloat16", 6e-2)])
+def test_attention_pool(neon: Emulated, precision: str, limit: float) -> None:
+    """Values and gradients, to the bounds of test_attention.py."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(*size) for size in ((32, 17), (32, 17), (17, 2), (13, 32))]
+        instances = torch.randn(67, 13).requires_grad_()
+    tensors = [tensor.detach() for layer in layers for tensor in (layer.weight, layer.bias)]
+    borders, net = torch.tensor([0, 5, 67]), GatedAttention(*tensors)
+    exact = GatedAttention(*(tensor.double() for tensor in tensors))
+    found = attention_pool(instances, borders, attention=net, precision=precision)
+    twin = instances.detach().double().requires_grad_()
+    expected, _ = attention_pool_reference(twin, borders, attention=exact)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for mine, theirs in ((found, expected), (instances.grad, twin.grad)):
+        assert (mine.double() - theirs).abs().max() <= limit * theirs.abs().max().clamp_min(1)
