@@ -83,6 +83,9 @@ static void check_values(void) {
         CHECK(bits, bits(splat(1.0f))[lane] == 0x3f800000);
         CHECK(floats, floats(splat_int(0x3f800000))[lane] == 1.0f);
     }
+    volatile float unit = 1.0f + 0x1p-12f; /* the compiler is not to know */
+    vf x = splat(unit), lost = rounded(x * x) - (1.0f + 0x1p-11f); /* fused, 2^-24 would be left */
+    EACH_LANE CHECK(rounded, lost[lane] == 0.0f);
     for (int round = 0; round < 4096; round++) {
         EACH_LANE {
             /* all signs and sizes below 2^22, among them whole numbers and halves */
@@ -117,6 +120,8 @@ static void check_memory(void) {
         EACH_LANE CHECK(store, room[lane] == 3.0f);
         CHECK(load_int, load_int((int32_t *)room)[LANES - 1] == 0x40400000);
         CHECK(is_aligned, is_aligned(room) && !is_aligned((char *)room + 4));
+        store_int((int32_t *)room, splat_int(0x40a00000));
+        EACH_LANE CHECK(store_int, room[lane] == 5.0f);
         stream(room, splat(4.0f));
         finish_streams();
         EACH_LANE CHECK(stream, room[lane] == 4.0f);
