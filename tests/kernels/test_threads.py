@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from dhlab.kernels import _cpu, filter_bank, normalize
+from dhlab.kernels import GatedAttention, Plan, _cpu, attention_pool, augment, filter_bank, normalize, normalize_stain
 
 pytestmark = pytest.mark.skipif(not _cpu.is_built(), reason="needs the C kernels")
 MEAN = STD = (0.5, 0.4, 0.3)
@@ -46,8 +46,25 @@ def filtered(seed: int) -> torch.Tensor:
     return filter_bank(images(seed), sigmas=(1.0,), luminance=True)
 
 
+def augmented(seed: int) -> torch.Tensor:
+    matrix = torch.tensor([[0.9, -0.3, 2.0], [0.3, 0.9, -1.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3).contiguous()
+    plan = Plan((140, 160), matrix, torch.tensor([seed, -seed]), blur=torch.ones(2), gaussian=torch.full((2,), 0.1))
+    return augment(images(seed), plan)
+
+
+def stained(seed: int) -> torch.Tensor:
+    return normalize_stain(images(seed))
+
+
+def pooled(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((17, 32), (17,), (17, 32), (17,), (2, 17), (2,))
+    net = GatedAttention(*(torch.randn(size, generator=generator) for size in sizes))
+    return attention_pool(torch.randn(3000, 32, generator=generator), torch.tensor([0, 7, 3000]), attention=net)
+
+
 Kernel = Callable[[int], torch.Tensor]
-KERNELS = pytest.mark.parametrize("kernel", [normalized, filtered])
+KERNELS = pytest.mark.parametrize("kernel", [normalized, filtered, augmented, stained, pooled])
 
 
 class Images(torch.utils.data.Dataset):
@@ -64,6 +81,7 @@ class Images(torch.utils.data.Dataset):
 
 
 def answer(kernel: Kernel, seeds: int, queue: multiprocessing.SimpleQueue) -> None:
+    torch.set_num_threads(1)  # OpenMP, beneath torch, does not survive a fork
     queue.put([kernel(seed).numpy().tobytes() for seed in range(seeds)])
 
 
@@ -122,7 +140,7 @@ def test_without_a_thread_to_be_had_the_caller_does_the_work() -> None:
 import resource, threading
 import torch
 import dhlab.kernels
-from dhlab.kernels import _cpu, filter_bank, normalize
+from dhlab.kernels import GatedAttention, Plan, _cpu, attention_pool, augment, filter_bank, normalize, normalize_stain
 from dhlab.kernels._cpu import filters, normalize as form
 
 def run():
