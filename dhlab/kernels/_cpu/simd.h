@@ -242,7 +242,11 @@ static inline vf ex2(vf x) {
     p = p * t + 0.24022241538578623f;
     p = p * t + 0.6931469799885039f;
     p = p * t + 1.0f;
+#if defined(DHLAB_AVX512)
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
     return floats(bits(p) + (to_int(whole) << 23));
+#endif
 }
 
 /* LANES RGB pixels of one byte a channel, next to one another, to three vectors of 0..255 and back; reads and writes

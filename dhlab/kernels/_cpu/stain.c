@@ -86,10 +86,71 @@ static inline void levels(const struct block *block, long i, vf v[3]) {
     else v[0] = load_bytes(block->r + i), v[1] = load_bytes(block->g + i), v[2] = load_bytes(block->b + i);
 }
 
+/* Densities are met as codes: -log2((level + 1) / 256) in steps of 2^-20, 0 to 2^23, whole numbers where a table gives
+ * them. Two registers hold 128 bytes of a table, so with permutations of bytes it is far cheaper than a logarithm. */
+#define CODE 0x1p-20f
+
+struct codes {
+#if defined(DHLAB_AVX512)
+    __m512i bytes[3][4];
+#else
+    int unused;
+#endif
+};
+
+static void fill_codes(struct codes *codes) {
+#if defined(DHLAB_AVX512)
+    uint8_t bytes[3][256];
+    for (int level = 0; level < 256; level++) {
+        long code = lrint((8 - log2(level + 1.0)) * 0x1p20);
+        for (int k = 0; k < 3; k++) bytes[k][level] = (uint8_t)(code >> 8 * k);
+    }
+    memcpy(codes->bytes, bytes, sizeof(bytes));
+#else
+    codes->unused = 0;
+#endif
+}
+
+static inline void load_codes(const struct codes *codes, const struct block *block, long i, vf v[3]) {
+#if defined(DHLAB_AVX512)
+    /* to four pixels' reds, greens and blues in each quarter, so that unpacking bytes to words leaves a channel each */
+    static const uint8_t mixed[64] __attribute__((aligned(64))) = {
+        0, 3,  6,  9,  1,  4,  7,  10, 2,  5,  8,  11, 0, 0, 0, 0, 12, 15, 18, 21, 13, 16, 19, 22, 14, 17, 20, 23, 0, 0, 0, 0,
+        24, 27, 30, 33, 25, 28, 31, 34, 26, 29, 32, 35, 0, 0, 0, 0, 36, 39, 42, 45, 37, 40, 43, 46, 38, 41, 44, 47, 0, 0, 0, 0};
+    static const uint8_t apart[64] __attribute__((aligned(64))) = {
+        0, 1, 2,  3,  16, 17, 18, 19, 32, 33, 34, 35, 0, 0, 0, 0, 4,  5,  6,  7,  20, 21, 22, 23, 36, 37, 38, 39, 0, 0, 0, 0,
+        8, 9, 10, 11, 24, 25, 26, 27, 40, 41, 42, 43, 0, 0, 0, 0, 12, 13, 14, 15, 28, 29, 30, 31, 44, 45, 46, 47, 0, 0, 0, 0};
+    __m512i pixels, part[3], zero = _mm512_setzero_si512();
+    if (block->interleaved) {
+        pixels = _mm512_permutexvar_epi8(_mm512_load_si512(mixed), _mm512_maskz_loadu_epi8(0xffffffffffff, block->r + 3 * i));
+    } else {
+        pixels = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(block->r + i)));
+        pixels = _mm512_inserti32x4(pixels, _mm_loadu_si128((const __m128i *)(block->g + i)), 1);
+        pixels = _mm512_inserti32x4(pixels, _mm_loadu_si128((const __m128i *)(block->b + i)), 2);
+        pixels = _mm512_permutexvar_epi8(_mm512_load_si512(apart), pixels);
+    }
+    __mmask64 upper = _mm512_movepi8_mask(pixels);
+    for (int k = 0; k < 3; k++) {
+        __m512i low = _mm512_permutex2var_epi8(codes->bytes[k][0], pixels, codes->bytes[k][1]);
+        __m512i high = _mm512_permutex2var_epi8(codes->bytes[k][2], pixels, codes->bytes[k][3]);
+        part[k] = _mm512_mask_blend_epi8(upper, low, high);
+    }
+    __m512i first = _mm512_unpacklo_epi8(part[0], part[1]), second = _mm512_unpacklo_epi8(part[2], zero);
+    v[0] = (vf)_mm512_cvtepi32_ps(_mm512_unpacklo_epi16(first, second));
+    v[1] = (vf)_mm512_cvtepi32_ps(_mm512_unpackhi_epi16(first, second));
+    first = _mm512_unpackhi_epi8(part[0], part[1]), second = _mm512_unpackhi_epi8(part[2], zero);
+    v[2] = (vf)_mm512_cvtepi32_ps(_mm512_unpacklo_epi16(first, second));
+#else
+    (void)codes;
+    levels(block, i, v);
+    for (int k = 0; k < 3; k++) v[k] = 0x1p23f - 0x1p20f * lg2(v[k] + 1.0f);
+#endif
+}
+
 struct search { /* for the value of one rank among keys */
     float low, high;   /* keys that are kept */
     float least, most; /* where the value is known to lie */
-    long rank, capacity, sampled;
+    long rank, capacity, sampled, most_sampled;
     atomic_long below, inside;
     float *found, *sample, value;
 };
@@ -98,13 +159,15 @@ struct fit {
     struct image image;
     long begin, pixels, chunks; /* of this group, in pixels of the whole batch */
     int method, threads;
-    float white, limit;      /* log2 of the unstained level; tissue is at most `limit` in each channel */
+    struct codes codes;
+    float unstained;         /* code of the level without stain */
+    float limit, least_code; /* tissue is at most this level in each channel, and at least this code */
     double alpha, sparsity;
     float axes[6], weights[6], stains[6]; /* what the passes project on */
     double *partial;         /* (chunks, 3 * MOMENTS) */
     struct search search[2];
-    float density[256];      /* of a level, in log2 */
-    int by_angle;
+    float code[256];         /* of a level */
+    int keys;
 };
 
 static long end_of(const struct fit *fit, long chunk) {
@@ -112,12 +175,8 @@ static long end_of(const struct fit *fit, long chunk) {
     return fit->begin + (end < fit->pixels ? end : fit->pixels);
 }
 
-static inline void densities(const struct fit *fit, vf v[3]) {
-    for (int k = 0; k < 3; k++) v[k] = fit->white - lg2(v[k] + 1.0f);
-}
-
 static inline vm is_tissue(const struct fit *fit, const vf v[3]) {
-    return le(max(max(v[0], v[1]), v[2]), splat(fit->limit));
+    return le(splat(fit->least_code), min(min(v[0], v[1]), v[2]));
 }
 
 static inline void add_moments(vf sums[MOMENTS], vm mask, const vf v[3]) {
@@ -133,34 +192,39 @@ static void flush_moments(vf sums[MOMENTS], double total[MOMENTS]) {
 }
 
 /* Moments of densities less 1, which keeps their squares small (or of the logarithms of cone responses) over tissue. */
-static void sum_moments(void *context, long chunk) {
-    struct fit *fit = context;
+static inline void sum_moments(struct fit *fit, long chunk, const int colours) {
     double *total = fit->partial + chunk * 3 * MOMENTS;
     struct copy copy;
     struct block block;
     vf sums[MOMENTS] = {{0}};
-    float cones[9];
+    float cones[9], shift = fit->unstained * CODE + 1;
+    struct codes codes = fit->codes;
     for (int k = 0; k < 9; k++) cones[k] = (float)(CONES[k] / 255);
     for (int k = 0; k < MOMENTS; k++) total[k] = 0;
     for (long at = fit->begin + chunk * CHUNK, end = end_of(fit, chunk); at < end; at += block.n) {
         take(&fit->image, at, end, &copy, &block);
         for (long i = 0; i < block.n; i += LANES) {
             vf v[3];
-            levels(&block, i, v);
-            vm mask = is_tissue(fit, v);
-            if (block.n - i < LANES) mask = both(mask, first((int)(block.n - i)));
-            if (fit->method == REINHARD) {
+            vm mask;
+            if (colours) {
+                levels(&block, i, v);
+                mask = le(max(max(v[0], v[1]), v[2]), splat(fit->limit));
                 multiply(cones, v);
                 for (int k = 0; k < 3; k++) v[k] = lg2(max(v[k], splat(LEAST_LIGHT)));
             } else {
-                densities(fit, v);
-                for (int k = 0; k < 3; k++) v[k] -= 1.0f;
+                load_codes(&codes, &block, i, v);
+                mask = is_tissue(fit, v);
+                for (int k = 0; k < 3; k++) v[k] = v[k] * CODE - shift;
             }
+            if (block.n - i < LANES) mask = both(mask, first((int)(block.n - i)));
             add_moments(sums, mask, v);
         }
         flush_moments(sums, total);
     }
 }
+
+static void sum_densities(void *fit, long chunk) { sum_moments(fit, chunk, 0); }
+static void sum_cones(void *fit, long chunk) { sum_moments(fit, chunk, 1); }
 
 /* Moments of natural densities over tissue, apart for pixels with both stains, only the first and only the second. */
 static void sum_regimes(void *context, long chunk) {
@@ -177,11 +241,10 @@ static void sum_regimes(void *context, long chunk) {
         take(&fit->image, at, end, &copy, &block);
         for (long i = 0; i < block.n; i += LANES) {
             vf v[3];
-            levels(&block, i, v);
+            load_codes(&fit->codes, &block, i, v);
             vm mask = is_tissue(fit, v);
             if (block.n - i < LANES) mask = both(mask, first((int)(block.n - i)));
-            densities(fit, v);
-            for (int k = 0; k < 3; k++) v[k] *= (float)LN2;
+            for (int k = 0; k < 3; k++) v[k] = (v[k] - fit->unstained) * (float)(LN2 * CODE);
             vf one = w[0] * v[0] + (w[1] * v[1] + w[2] * v[2]) - sparsity;
             vf two = w[3] * v[0] + (w[4] * v[1] + w[5] * v[2]) - sparsity, none = splat(0);
             vm lacks_first = lt(one, cosine * two), lacks_second = lt(two, cosine * one);
@@ -201,8 +264,8 @@ static void sum_regimes(void *context, long chunk) {
     }
 }
 
-static void gather_moments(struct fit *fit, int regimes, double total[]) {
-    dhlab_parallel(fit->chunks, fit->threads, regimes == 3 ? sum_regimes : sum_moments, fit);
+static void gather_moments(struct fit *fit, void (*sum)(void *, long), int regimes, double total[]) {
+    dhlab_parallel(fit->chunks, fit->threads, sum, fit);
     for (int k = 0; k < regimes * MOMENTS; k++) total[k] = 0;
     for (long chunk = 0; chunk < fit->chunks; chunk++)
         for (int k = 0; k < regimes * MOMENTS; k++) total[k] += fit->partial[chunk * 3 * MOMENTS + k];
@@ -241,19 +304,34 @@ static void diagonalize(double a[3][3], double v[3][3]) {
             }
 }
 
-/* Grows with atan2(y, x) from -pi to pi: -2 to 2, without a transcendental function. */
-static inline vf angle_key(vf x, vf y) {
+/* What grows with an angle: -x / y where no y is negative, else -2 to 2 as atan2(y, x) goes from -pi to pi. */
+enum { SLOPES, ANGLES, AMOUNTS };
+
+static inline vf angle_key(vf x, vf y, const int keys) {
+    if (keys == SLOPES) return x / y;
     vf part = x / max(max(x, -x) + max(y, -y), splat(1e-30f));
     return pick(lt(y, splat(0)), part - 1.0f, 1.0f - part);
 }
 
+/* What codes are multiplied with, and what is added, for two keys in log2 density. */
+static void project_codes(const struct fit *fit, int keys, float a[8]) {
+    const float *from = keys == AMOUNTS ? fit->weights : fit->axes;
+    for (int j = 0; j < 2; j++) {
+        float sign = keys == SLOPES && j == 0 ? -1 : 1, total = 0;
+        for (int k = 0; k < 3; k++) total += a[4 * j + k] = sign * CODE * from[3 * j + k];
+        a[4 * j + 3] = -fit->unstained * total;
+    }
+}
+
 /* Counts keys below the brackets and keeps those inside. */
-static inline void search_chunk(struct fit *fit, long chunk, const int by_angle) {
+static inline void search_chunk(struct fit *fit, long chunk, const int keys) {
     struct copy copy;
     struct block block;
     float kept[2][BLOCK + LANES];
-    const float *a = by_angle ? fit->axes : fit->weights;
+    struct codes codes = fit->codes;
+    float a[8];
     vf low[2], high[2];
+    project_codes(fit, keys, a);
     vi below[2] = {{0}};
     for (int j = 0; j < 2; j++) low[j] = splat(fit->search[j].low), high[j] = splat(fit->search[j].high);
     for (long at = fit->begin + chunk * CHUNK, end = end_of(fit, chunk); at < end; at += block.n) {
@@ -261,12 +339,12 @@ static inline void search_chunk(struct fit *fit, long chunk, const int by_angle)
         take(&fit->image, at, end, &copy, &block);
         for (long i = 0; i < block.n; i += LANES) {
             vf v[3], key[2];
-            levels(&block, i, v);
+            load_codes(&codes, &block, i, v);
             vm counts = first((int)(block.n - i < LANES ? block.n - i : LANES));
-            if (by_angle) counts = both(counts, is_tissue(fit, v));
-            densities(fit, v);
-            for (int j = 0; j < 2; j++) key[j] = a[3 * j] * v[0] + (a[3 * j + 1] * v[1] + a[3 * j + 2] * v[2]);
-            if (by_angle) key[0] = key[1] = angle_key(key[0], key[1]);
+            if (keys != AMOUNTS) counts = both(counts, is_tissue(fit, v));
+            for (int j = 0; j < 2; j++)
+                key[j] = a[4 * j] * v[0] + (a[4 * j + 1] * v[1] + (a[4 * j + 2] * v[2] + a[4 * j + 3]));
+            if (keys != AMOUNTS) key[0] = key[1] = angle_key(key[0], key[1], keys);
             for (int j = 0; j < 2; j++) {
                 vm less = both(lt(key[j], low[j]), counts);
                 below[j] += pick_int(less, splat_int(1), splat_int(0));
@@ -288,44 +366,53 @@ static inline void search_chunk(struct fit *fit, long chunk, const int by_angle)
     }
 }
 
-static void search_angles(void *fit, long chunk) { search_chunk(fit, chunk, 1); }
-static void search_amounts(void *fit, long chunk) { search_chunk(fit, chunk, 0); }
+static void search_slopes(void *fit, long chunk) { search_chunk(fit, chunk, SLOPES); }
+static void search_angles(void *fit, long chunk) { search_chunk(fit, chunk, ANGLES); }
+static void search_amounts(void *fit, long chunk) { search_chunk(fit, chunk, AMOUNTS); }
 
-/* the value of rank k, from 0; reorders a */
+/* The value of rank k, from 0, among a; a is used up, and LANES more may be read. */
 static float select_rank(float *a, long n, long k) {
-    for (long left = 0, right = n - 1; left < right;) {
-        float pivot = a[(left + right) / 2];
-        long i = left, j = right;
-        while (i <= j) {
-            while (a[i] < pivot) i++;
-            while (a[j] > pivot) j--;
-            if (i <= j) {
-                float other = a[i];
-                a[i++] = a[j];
-                a[j--] = other;
-            }
+    for (;;) {
+        float one = a[0], two = a[n / 2], three = a[n - 1];
+        float pivot = fmaxf(fminf(one, two), fminf(fmaxf(one, two), three));
+        long less = 0, equal = 0;
+        for (long i = 0; i < n; i += LANES) {
+            vm there = first((int)(n - i < LANES ? n - i : LANES));
+            vf value = load(a + i);
+            less += count(both(there, lt(value, splat(pivot))));
+            equal += count(both(there, both(le(value, splat(pivot)), le(splat(pivot), value))));
         }
-        if (k <= j) right = j;
-        else if (k >= i) left = i;
-        else break;
+        if (k >= less && k < less + equal) return pivot;
+        int lower = k < less;
+        long kept = 0;
+        for (long i = 0; i < n; i += LANES) {
+            vm there = first((int)(n - i < LANES ? n - i : LANES));
+            vf value = load(a + i);
+            kept += compress(a + kept, both(there, lower ? lt(value, splat(pivot)) : lt(splat(pivot), value)), value);
+        }
+        n = kept, k -= lower ? 0 : less + equal;
     }
-    return a[k];
 }
 
-/* Brackets the value of a rank, `share` of all, by values four standard deviations away in a sample of n. */
-static void bracket(struct search *search, float *sample, long n, double share) {
-    double at = share * (double)n, wide = 4 * sqrt(at * (1 - share) + 1);
+/* Brackets the value of a rank, `share` of all, by values three standard deviations away in a sample of n. */
+static void bracket(struct search *search, long n, double share) {
+    double at = share * (double)n, wide = 3 * sqrt(at * (1 - share) + 1);
     long low = (long)(at - wide), high = (long)(at + wide) + 1;
-    search->low = at < wide || n == 0 ? search->least : select_rank(sample, n, low);
-    search->high = high >= n ? search->most : select_rank(sample, n, high);
-    if (search->low < search->least) search->low = search->least;
-    if (search->high > search->most) search->high = search->most;
+    search->low = search->least, search->high = search->most;
+    if (at >= wide && n) {
+        memcpy(search->found, search->sample, sizeof(float) * (size_t)n);
+        search->low = fmaxf(search->least, select_rank(search->found, n, low));
+    }
+    if (high < n) {
+        memcpy(search->found, search->sample, sizeof(float) * (size_t)n);
+        search->high = fminf(search->most, select_rank(search->found, n, high));
+    }
 }
 
 static void open_search(struct search *search, long rank, long of) {
     search->rank = rank;
     search->least = -INFINITY, search->most = INFINITY;
-    bracket(search, search->sample, search->sampled, of > 1 ? (double)rank / (double)(of - 1) : 0);
+    bracket(search, search->sampled, of > 1 ? (double)rank / (double)(of - 1) : 0);
 }
 
 /* Ends a search, or moves its bracket; returns whether it has ended. */
@@ -338,7 +425,8 @@ static int close_search(struct search *search) {
             search->low = search->high = search->value;
             return 1;
         }
-        bracket(search, search->found, search->capacity, (double)rank / (double)inside);
+        memcpy(search->sample, search->found, sizeof(float) * (size_t)search->most_sampled);
+        bracket(search, search->most_sampled, (double)rank / (double)inside);
         return 0;
     }
     if (rank < 0) search->most = nextafterf(search->low, -INFINITY);
@@ -365,30 +453,28 @@ static void close_one(void *context, long j) {
 /* A sample of keys, of about one pixel in 128, in both searches. */
 static void sample_keys(struct fit *fit, long most) {
     long step = (fit->pixels / most) | 1, n = 0, channel = fit->image.channel;
-    const float *a = fit->by_angle ? fit->axes : fit->weights;
+    int tissue = fit->keys != AMOUNTS;
+    float a[8];
+    project_codes(fit, fit->keys, a);
     for (long at = step / 2; at < fit->pixels && n < most; at += step) {
         const uint8_t *pixel = locate(&fit->image, fit->begin + at);
-        uint8_t r = pixel[0], g = pixel[channel], b = pixel[2 * channel];
-        if (fit->by_angle && (r > fit->limit || g > fit->limit || b > fit->limit)) continue;
-        float key[2];
-        for (int j = 0; j < 2; j++)
-            key[j] = a[3 * j] * fit->density[r] + a[3 * j + 1] * fit->density[g] + a[3 * j + 2] * fit->density[b];
-        if (fit->by_angle) {
-            float part = key[0] / fmaxf(fabsf(key[0]) + fabsf(key[1]), 1e-30f);
-            key[0] = key[1] = key[1] < 0 ? part - 1 : 1 - part;
-        }
+        float r = fit->code[pixel[0]], g = fit->code[pixel[channel]], b = fit->code[pixel[2 * channel]], key[2];
+        if (tissue && (r < fit->least_code || g < fit->least_code || b < fit->least_code)) continue;
+        for (int j = 0; j < 2; j++) key[j] = a[4 * j] * r + a[4 * j + 1] * g + a[4 * j + 2] * b + a[4 * j + 3];
+        if (tissue) key[0] = key[1] = angle_key(splat(key[0]), splat(key[1]), fit->keys)[0];
         fit->search[0].sample[n] = key[0], fit->search[1].sample[n++] = key[1];
     }
     fit->search[0].sampled = fit->search[1].sampled = n;
 }
 
 static void find_ranks(struct fit *fit, long sample, const long rank[2], long of) {
+    static void (*const SEARCH[])(void *, long) = {search_slopes, search_angles, search_amounts};
     struct opening opening = {.fit = fit, .rank = {rank[0], rank[1]}, .of = of};
     sample_keys(fit, sample);
     dhlab_parallel(2, fit->threads, open_one, &opening);
     do {
         for (int j = 0; j < 2; j++) fit->search[j].below = fit->search[j].inside = 0;
-        dhlab_parallel(fit->chunks, fit->threads, fit->by_angle ? search_angles : search_amounts, fit);
+        dhlab_parallel(fit->chunks, fit->threads, SEARCH[fit->keys], fit);
         dhlab_parallel(2, fit->threads, close_one, fit);
     } while (!fit->search[0].sampled || !fit->search[1].sampled);
 }
@@ -407,7 +493,7 @@ static double pseudo_inverse(const double h[3], const double e[3], double weight
 
 static int fit_directions(struct fit *fit, long sample, double stains[2][3]) {
     double m[MOMENTS], c[3][3], v[3][3], direction[2][3], towards = 0;
-    gather_moments(fit, 1, m);
+    gather_moments(fit, sum_densities, 1, m);
     if (m[COUNT] < LEAST_PIXELS) return 0;
     covariance(m, c);
     diagonalize(c, v);
@@ -425,10 +511,12 @@ static int fit_directions(struct fit *fit, long sample, double stains[2][3]) {
     }
     long n = (long)m[COUNT];
     long rank[2] = {lrint(0.01 * fit->alpha * (double)(n - 1)), lrint(0.01 * (100 - fit->alpha) * (double)(n - 1))};
-    fit->by_angle = 1;
+    fit->keys = fminf(fminf(fit->axes[3], fit->axes[4]), fit->axes[5]) > 0 && fit->least_code > fit->unstained ? SLOPES
+                                                                                                             : ANGLES;
     find_ranks(fit, sample, rank, n);
     for (int j = 0; j < 2; j++) {
         double key = fit->search[j].value, x = key < 0 ? 1 + key : 1 - key, y = (1 - fabs(x)) * (key < 0 ? -1 : 1);
+        if (fit->keys == SLOPES) x = -key, y = 1;
         double length = sqrt(x * x + y * y);
         for (int k = 0; k < 3; k++) direction[j][k] = (x * fit->axes[k] + y * fit->axes[3 + k]) / length;
     }
@@ -479,7 +567,7 @@ static int fit_dictionary(struct fit *fit, const float *start, double stains[2][
     for (int sweep = 0; sweep < MOST_SWEEPS; sweep++) {
         double moved = 0, before[2][3];
         for (int k = 0; k < 6; k++) fit->stains[k] = (float)w[k / 3][k % 3];
-        gather_moments(fit, 3, regimes);
+        gather_moments(fit, sum_regimes, 3, regimes);
         if (regimes[COUNT] + regimes[MOMENTS + COUNT] + regimes[2 * MOMENTS + COUNT] < LEAST_PIXELS) return 0;
         memcpy(before, w, sizeof(w));
         for (int step = 0, steps = sweep < 4 ? 1 << sweep : 16; step < steps; step++)
@@ -501,7 +589,7 @@ static void fit_stains(struct fit *fit, long sample, const float *fallback, floa
     if (!(pseudo_inverse(stains[0], stains[1], weights) > LEAST_SINE)) return;
     for (int k = 0; k < 6; k++) fit->weights[k] = (float)weights[k];
     long rank = lrint(0.01 * 99 * (double)(fit->pixels - 1)), ranks[2] = {rank, rank};
-    fit->by_angle = 0;
+    fit->keys = AMOUNTS;
     find_ranks(fit, sample, ranks, fit->pixels);
     double most[2] = {fit->search[0].value * LN2, fit->search[1].value * LN2};
     if (!(most[0] > LEAST_AMOUNT && most[1] > LEAST_AMOUNT)) return;
@@ -512,7 +600,7 @@ static void fit_stains(struct fit *fit, long sample, const float *fallback, floa
 static void fit_colours(struct fit *fit, float *result) {
     double m[MOMENTS], c[3][3], mean[3], spread[3];
     int enough = 1;
-    gather_moments(fit, 1, m);
+    gather_moments(fit, sum_cones, 1, m);
     memset(result, 0, sizeof(float) * FIT);
     for (int k = 0; k < 3; k++) result[3 + k] = 1;
     if (m[COUNT] < LEAST_PIXELS) return;
@@ -572,22 +660,29 @@ static void make_map(const float *source, const float *reference, int method, do
 struct change { /* of one sample */
     struct image from, to;
     const float *map;
+    struct codes codes;
     float folded[12], offset, least, shift;
     long begin, pixels;
     int around, folds, keeps;
 };
 
-/* Without floors the two matrices are one. */
+/* Without floors the two matrices are one, here from codes to log2 of grey levels; that is where fits of this file lead. */
 static void fold(struct change *change) {
     const float *unmix = change->map + UNMIX, *mix = change->map + MIX, *lowest = change->map + FLOOR;
-    change->folds = !change->around;
+    change->folds = !change->around && change->offset == 1.0f / 255 && change->shift == 0;
     for (int k = 0; k < 3; k++) change->folds = change->folds && lowest[k] == -INFINITY;
-    for (int c = 0; c < 3; c++)
-        for (int k = 0; k < 4; k++) {
-            double total = k == 3 ? mix[4 * c + 3] : 0;
-            for (int j = 0; j < 3; j++) total += (double)mix[4 * c + j] * unmix[4 * j + k];
-            change->folded[4 * c + k] = (float)total;
+    if (!change->folds) return;
+    fill_codes(&change->codes);
+    for (int c = 0; c < 3; c++) {
+        double row[4] = {0, 0, 0, mix[4 * c + 3] + log2(255)};
+        for (int k = 0; k < 4; k++)
+            for (int j = 0; j < 3; j++) row[k] += (double)mix[4 * c + j] * unmix[4 * j + k];
+        for (int k = 0; k < 3; k++) {
+            row[3] += row[k] * log2(256.0 / 255);
+            change->folded[4 * c + k] = (float)(-CODE * row[k]);
         }
+        change->folded[4 * c + 3] = (float)row[3];
+    }
 }
 
 /* `out` is where the block's first pixel goes; its pixels lie in one row of either image */
@@ -603,22 +698,33 @@ static inline void put(const struct image *to, uint8_t *out, long i, long n, con
     }
 }
 
-static inline void change_block(const struct change *change, long at, const struct block *block, const int folds) {
+static void change_block(const struct change *change, long at, const struct block *block) {
     uint8_t *out = locate(&change->to, at);
     for (long i = 0; i < block->n; i += LANES) {
         vf v[3];
         vi whole[3];
         levels(block, i, v);
         for (int k = 0; k < 3; k++) v[k] *= 1.0f / 255;
-        if (folds) {
-            for (int k = 0; k < 3; k++) v[k] = lg2(max(v[k] + change->offset, splat(change->least)));
-            multiply_add(change->folded, v);
-            for (int k = 0; k < 3; k++) v[k] = ex2(min(v[k], splat(127.0f)));
-        } else {
-            through_density(change->map, change->around, change->offset, change->least, v);
-        }
+        through_density(change->map, change->around, change->offset, change->least, v);
         for (int k = 0; k < 3; k++) whole[k] = to_int(clamp(v[k] * 255.0f + change->shift, 0, 255));
         put(&change->to, out, i, block->n - i, whole);
+    }
+}
+
+static void change_folded(const struct change *change, long at, const struct block *block) {
+    const struct image to = change->to;
+    const struct block from = *block;
+    const struct codes codes = change->codes;
+    uint8_t *out = locate(&to, at);
+    float m[12];
+    memcpy(m, change->folded, sizeof(m));
+    for (long i = 0; i < from.n; i += LANES) {
+        vf v[3];
+        vi whole[3];
+        load_codes(&codes, &from, i, v);
+        multiply_add(m, v);
+        for (int k = 0; k < 3; k++) whole[k] = to_int(ex2(min(v[k], splat(7.99999f)))); /* below 256 */
+        put(&to, out, i, from.n - i, whole);
     }
 }
 
@@ -637,9 +743,9 @@ static void change_chunk(void *context, long chunk) {
                 put(&change->to, out, i, block.n - i, (vi[3]){to_int(v[0]), to_int(v[1]), to_int(v[2])});
             }
         } else if (change->folds) {
-            change_block(change, at, &block, 1);
+            change_folded(change, at, &block);
         } else {
-            change_block(change, at, &block, 0);
+            change_block(change, at, &block);
         }
     }
 }
@@ -664,9 +770,9 @@ struct batch {
 
 static void fit_group(struct batch *batch, long i, float *work) {
     struct fit fit = {.image = batch->image, .method = batch->method, .threads = batch->inner, .alpha = batch->alpha,
-                      .sparsity = batch->sparsity, .white = (float)log2(batch->white),
+                      .sparsity = batch->sparsity, .unstained = (float)((8 - log2(batch->white)) / CODE),
                       .limit = (float)floor(batch->white * exp(-batch->beta) - 1)};
-    float values[256], *result = batch->fits + i * FIT;
+    float *result = batch->fits + i * FIT;
     fit.pixels = batch->group * fit.image.height * fit.image.width;
     fit.begin = i * fit.pixels;
     fit.chunks = (fit.pixels + CHUNK - 1) / CHUNK;
@@ -674,11 +780,19 @@ static void fit_group(struct batch *batch, long i, float *work) {
     work += 2 * 3 * MOMENTS * fit.chunks;
     for (int j = 0; j < 2; j++) {
         fit.search[j].capacity = batch->capacity;
-        fit.search[j].found = work, work += batch->capacity;
+        fit.search[j].most_sampled = batch->sample;
+        fit.search[j].found = work, work += batch->capacity + LANES;
         fit.search[j].sample = work, work += batch->sample;
     }
-    for (int k = 0; k < 256; k++) values[k] = (float)k + 1;
-    for (int k = 0; k < 256; k += LANES) store(fit.density + k, fit.white - lg2(load(values + k)));
+    fill_codes(&fit.codes);
+    for (int level = 0; level < 256; level += LANES) {
+        uint8_t ramp[LANES];
+        vf v[3];
+        for (int lane = 0; lane < LANES; lane++) ramp[lane] = (uint8_t)(level + lane);
+        load_codes(&fit.codes, &(struct block){.r = ramp, .g = ramp, .b = ramp, .n = LANES}, 0, v);
+        store(fit.code + level, v[0]);
+    }
+    fit.least_code = fit.limit >= 255 ? -INFINITY : fit.limit < 0 ? INFINITY : fit.code[(int)fit.limit];
     if (batch->method == REINHARD) fit_colours(&fit, result);
     else fit_stains(&fit, batch->sample, batch->fallback, result);
     if (!batch->normalizes) return;
@@ -699,7 +813,7 @@ static void fit_groups(void *context, long worker) {
 
 /* Floats of work that one worker needs for a group of so many pixels. */
 static long work_floats(long pixels, long sample, long capacity) {
-    return 2 * 3 * MOMENTS * ((pixels + CHUNK - 1) / CHUNK) + 2 * (sample + capacity);
+    return 2 * 3 * MOMENTS * ((pixels + CHUNK - 1) / CHUNK) + 2 * (sample + capacity + LANES);
 }
 
 /* A layout is height, width and strides of sample, row, pixel and channel; `layouts` holds that of the fit, and with `to`

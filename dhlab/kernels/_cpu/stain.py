@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["can_change", "can_convert", "convert_cpu", "fit_cpu", "map_cpu"]
 
-CHUNK, MOMENTS, PASSES = 16384, 10, 4
+CHUNK, MOMENTS, PASSES, MOST_LANES = 16384, 10, 4, 16
 # A pixel in so many is sampled, within bounds: choosing from more would cost, and fewer would make wide brackets.
 SAMPLED, LEAST_SAMPLE, MOST_SAMPLE = 128, 1024, 16384
 # A bracket keeps at most one key in so many; one that would keep more is narrowed, at the price of a pass.
@@ -52,7 +52,7 @@ def fit_cpu(
     sample = min(max(pixels // SAMPLED, LEAST_SAMPLE), MOST_SAMPLE)
     capacity = max(pixels // KEPT, LEAST_KEPT)
     workers, inner = _share(groups, threads_for(images.numel() * PASSES))
-    floats = 2 * 3 * MOMENTS * (-(-pixels // CHUNK)) + 2 * (sample + capacity)  # doubles come first
+    floats = 2 * 3 * MOMENTS * (-(-pixels // CHUNK)) + 2 * (sample + capacity + MOST_LANES)  # doubles come first
     work = torch.empty(workers * floats, dtype=torch.float32)
     layouts = [_layouts(images), *([_layouts(images, out)] if out is not None else [])]
     bind("fit_stain", "pppllippppp" + "llii")(

@@ -84,7 +84,7 @@ def join_moments(n, r, g, b, rr, rg, rb, gg, gb, bb):  # (BLOCK,) each to (BLOCK
 def moments_fwd_kernel(
     x_ptr,  # (B, 3, P) uint8
     partial_ptr,  # (B, chunks, 16) float32
-    cones_ptr,  # (3, 3) float32
+    cones_ptr,  # (2, 3, 3) float32: to cone responses, and of their logarithms to opponent colours
     pixels,
     x_sample,
     x_pixel,
@@ -112,6 +112,7 @@ def moments_fwd_kernel(
                 lg2(tl.maximum(g, LEAST_LIGHT)),
                 lg2(tl.maximum(b, LEAST_LIGHT)),
             )
+            r, g, b = multiply(cones_ptr + 9, r, g, b)
         else:
             r, g, b = to_densities(r, g, b, white - 1.0)
         r, g, b = tl.where(counts, r, 0.0), tl.where(counts, g, 0.0), tl.where(counts, b, 0.0)
@@ -511,39 +512,24 @@ def dictionary_fwd_kernel(
 @triton.jit
 def colours_fwd_kernel(
     total_ptr,  # (G, 16) float64
-    opponent_ptr,  # (3, 3) float32
     fallback_ptr,  # (9,) float32
     fits_ptr,  # (G, 9) float32
     least_pixels,
     least_spread,
 ):
-    """Turn moments of log2 of cone responses to mean and spread of l, alpha and beta."""
+    """Turn moments of l, alpha and beta in log2 to their mean and spread."""
     group = tl.program_id(0).to(tl.int64)
     total_ptr += group * 16
     n = tl.load(total_ptr)
     enough = n >= least_pixels
     n = tl.maximum(n, 1.0)
-    x, y, z = tl.load(total_ptr + 1) / n, tl.load(total_ptr + 2) / n, tl.load(total_ptr + 3) / n
-    xx, yy, zz = (
-        tl.load(total_ptr + 4) / n - x * x,
-        tl.load(total_ptr + 7) / n - y * y,
-        tl.load(total_ptr + 9) / n - z * z,
-    )
-    xy, xz, yz = (
-        tl.load(total_ptr + 5) / n - x * y,
-        tl.load(total_ptr + 6) / n - x * z,
-        tl.load(total_ptr + 8) / n - y * z,
-    )
     row = tl.arange(0, 4)
     real = row < 3
-    p = tl.load(opponent_ptr + row * 3, mask=real, other=0.0)
-    q = tl.load(opponent_ptr + row * 3 + 1, mask=real, other=0.0)
-    s = tl.load(opponent_ptr + row * 3 + 2, mask=real, other=0.0)
-    mean = (p * x + q * y + s * z) * LG10
-    spread = p * p * xx + q * q * yy + s * s * zz + 2.0 * (p * q * xy + p * s * xz + q * s * yz)
-    spread = tl.sqrt(tl.maximum(spread, 0.0)) * LG10
+    mean = tl.load(total_ptr + 1 + row, mask=real, other=0.0) / n
+    square = tl.load(total_ptr + tl.where(row == 0, 4, tl.where(row == 1, 7, 9))) / n
+    spread = tl.sqrt(tl.maximum(square - mean * mean, 0.0)) * LG10
     fitted = tl.min(tl.where(real, spread, 1.0)) > tl.where(enough, least_spread, 1e30)
-    mean = tl.where(fitted, mean.to(tl.float32), tl.load(fallback_ptr + row))
+    mean = tl.where(fitted, (mean * LG10).to(tl.float32), tl.load(fallback_ptr + row))
     spread = tl.where(fitted, spread.to(tl.float32), tl.load(fallback_ptr + 3 + row))
     tl.store(fits_ptr + group * 9 + row, mean, mask=real)
     tl.store(fits_ptr + group * 9 + 3 + row, spread, mask=real)
@@ -655,11 +641,11 @@ def fit_triton(
     partial = kept.view(-1)[: samples * chunks * 16].view(samples, chunks, 16)
     cones = _cones(device)
     moments_fwd_kernel[grid](
-        images, partial, cones[0], pixels, *step, *densities, method == "reinhard", BLOCK=BLOCK, STEPS=STEPS
+        images, partial, cones, pixels, *step, *densities, method == "reinhard", BLOCK=BLOCK, STEPS=STEPS
     )
     total = partial.view(groups, -1, 16).sum(1, dtype=torch.float64)
     if method == "reinhard":
-        colours_fwd_kernel[(groups,)](total, cones[1], fallback, fits, LEAST_PIXELS, LEAST_SPREAD, num_warps=1)
+        colours_fwd_kernel[(groups,)](total, fallback, fits, LEAST_PIXELS, LEAST_SPREAD, num_warps=1)
         return
     axes, weights, stains = (torch.empty((groups, 6), dtype=torch.float32, device=device) for _ in range(3))
     search = torch.empty((groups, 2, SEARCH), dtype=torch.float32, device=device)
