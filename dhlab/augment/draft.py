@@ -134,12 +134,10 @@ class Draft:
         given = {"unmix": unmix, "mix": mix, "floor": floor}
         if self.stain is None:
             # Light to its logarithm and back leaves a spared sample as it is.
-            self.stain = {"unmix": COLOURLESS, "mix": COLOURLESS, "floor": np.full(3, -np.inf)}
+            self.stain = {"unmix": COLOURLESS[None], "mix": COLOURLESS[None], "floor": np.full((1, 3), -np.inf)}
         for name, value in given.items():
-            ndim = 2 if name == "floor" else 3
             there = self.stain[name]
-            there = there if there.ndim == ndim else np.broadcast_to(there, (self.batch, *there.shape))
-            self.stain[name] = self.pick(chosen, np.broadcast_to(value, there.shape), there)
+            self.stain[name] = self.pick(chosen, value if value.ndim == there.ndim else value[None], there)
 
     def set(self, name: str, values: Any, chosen: NDArray[np.bool_] | None, neutral: float = 0.0) -> None:
         """Set a parameter of the chosen samples.
@@ -161,7 +159,7 @@ class Draft:
         """Return the product of all matrices, ``(B, 3, 3)``, output to source."""
         matrices = [m for m in self.maps if not callable(m)]
         product = reduce(np.matmul, matrices) if matrices else IDENTITY
-        return np.broadcast_to(product, (self.batch, 3, 3))
+        return product if product.ndim == 3 else np.broadcast_to(product, (self.batch, 3, 3))
 
     def finish(self, keys: NDArray[np.int64], demands: dict[str, Any]) -> Plan:
         """Return the plan.
@@ -178,18 +176,18 @@ class Draft:
             # The kernel strews pepper over salt: what shows of either is what the steps drew.
             bare = np.maximum(1 - self.parts["pepper"], 1e-6)
             self.parts["salt"] = np.minimum(self.parts["salt"] / bare, 1)
-        fields: dict[str, Any] = {name: _tensor(name, value) for name, value in self.parts.items()}
+        fields: dict[str, Any] = {name: self._tensor(name, value) for name, value in self.parts.items()}
         if any(map(callable, self.maps)):
-            fields["field"] = _tensor("field", self._field(matrix))
+            fields["field"] = self._tensor("field", self._field(matrix))
         if self.stain is not None:
             fields["stain"] = self._stain()
         fill = demands.get("fill")
         if fill is not None and any(fill):
-            fields["fill"] = torch.tensor(fill, dtype=torch.float32).expand(self.batch, 3).contiguous()
+            fields["fill"] = self._tensor("fill", np.array([fill]))
         named = {n: v for n, v in demands.items() if v is not None and n != "fill"}
         return Plan(
             size=self.size,
-            matrix=_tensor("matrix", matrix),
+            matrix=self._tensor("matrix", matrix),
             keys=torch.from_numpy(keys),
             supersample=max(1, min(8, round(self.reduction))),
             **({"border": "replicate"} | named),
@@ -198,11 +196,14 @@ class Draft:
 
     def _stain(self) -> StainMap:
         assert self.stain is not None
-        tensors = {
-            name: _tensor(name, np.broadcast_to(self.stain[name], (self.batch, *self.stain[name].shape[-n:])))
-            for name, n in (("unmix", 2), ("mix", 2), ("floor", 1))
-        }
+        tensors = {name: self._tensor(name, value) for name, value in self.stain.items()}
         return StainMap(tensors["unmix"], tensors["mix"], tensors["floor"])
+
+    def _tensor(self, name: str, value: NDArray[Any]) -> torch.Tensor:
+        """Return a tensor of the plan from ``(B, …)`` or ``(1, …)``."""
+        filled = np.empty((self.batch, *value.shape[1:]), np.int32 if name == "cutouts" else np.float32)
+        filled[...] = value
+        return torch.from_numpy(filled)
 
     def _field(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what the way back through all steps adds to the matrix at evenly spread nodes, ``(B, 2, gh, gw)``."""
@@ -219,8 +220,3 @@ def _transform(matrix: NDArray[np.float64], positions: NDArray[np.float64]) -> N
     moved = matrix[..., :2] @ positions + matrix[..., 2:]
     found: NDArray[np.float64] = moved[..., :2, :] / moved[..., 2:, :]
     return found
-
-
-def _tensor(name: str, value: NDArray[Any]) -> torch.Tensor:
-    kind = np.int32 if name == "cutouts" else np.float32
-    return torch.from_numpy(np.ascontiguousarray(value, kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from dhlab.errors import BadShapeError, BadValueError
@@ -61,8 +62,10 @@ class StainMap:
                 raise BadShapeError(
                     f"{name} is {tuple(value.shape)} {value.dtype}; expected {(batch, *shape)} float32."
                 )
-            finite = value is None or value.isfinite() | ((value == -torch.inf) & (name == "floor"))
-            if value is not None and value.device.type == "cpu" and not bool(torch.as_tensor(finite).all()):
+            if value is None or value.device.type != "cpu":
+                continue
+            numbers = value.detach().numpy()
+            if not (np.isfinite(numbers) | ((numbers == -np.inf) & (name == "floor"))).all():
                 raise BadValueError(f"{name} of the stain map holds values that are not finite.")
         if (self.before is None) != (self.after is None):
             raise BadValueError("a stain map has both matrices around the logarithm, before and after, or neither.")
