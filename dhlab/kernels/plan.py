@@ -266,10 +266,9 @@ class Plan:
 
     def _pack(self) -> Tensor:
         block = self.matrix.new_zeros(len(self), BLOCK)
-        views = unpack(block)
-        for name, view in views.items():
+        for name, (at, shape) in PARTS.items():
             if (value := getattr(self, name, None)) is not None:
-                view.copy_(value)
+                block[:, at : at + prod(shape)] = value.reshape(len(self), prod(shape))
         if self.stain is not None:
             at = PARTS["unmix"][0]
             block[:, at : at + 45] = self.stain.pack()

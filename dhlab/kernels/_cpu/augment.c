@@ -58,8 +58,10 @@ static void stain(const struct task *task, const float *stain, segment v, long n
         multiply(stain + BEFORE, light);
         for (int c = 0; c < 3; c++) store(v[c] + i, light[c]);
     }
+    for (long i = 0; i < n && task->offset != 0; i += LANES)
+        for (int c = 0; c < 3; c++) store(v[c] + i, load(v[c] + i) + offset);
     for (long i = 0; i < n; i += LANES)
-        for (int c = 0; c < 3; c++) store(v[c] + i, lg2(max(load(v[c] + i) + offset, least)));
+        for (int c = 0; c < 3; c++) store(v[c] + i, lg2(max(load(v[c] + i), least)));
     for (long i = 0; i < n; i += LANES) {
         vf amount[3] = {load(v[0] + i), load(v[1] + i), load(v[2] + i)};
         multiply_add(stain + UNMIX, amount);

@@ -203,9 +203,14 @@ static void sample_nearest(const struct view *view, const float *fill, struct pl
     }
 }
 
-/* Eight bytes hold two neighbours of three channels next to one another: one load instead of six. */
-static inline void copy_pairs(const uint8_t *base, const int32_t *offsets, uint64_t *to) {
-    for (int lane = 0; lane < LANES; lane++) memcpy(to + lane, base + offsets[lane], 8);
+/* Eight bytes hold two neighbours of three channels next to one another: one load instead of six. The second of each lies
+ * `step` bytes behind the first. */
+static inline void copy_pairs(const uint8_t *base, const int32_t *offsets, long step, uint64_t *first, uint64_t *second) {
+    for (int lane = 0; lane < LANES; lane++) {
+        const uint8_t *pixel = base + offsets[lane];
+        memcpy(first + lane, pixel, 8);
+        memcpy(second + lane, pixel + step, 8);
+    }
 }
 
 /* bytes r, g, b, R and G, B of LANES pairs */
@@ -242,8 +247,7 @@ static void sample_bilinear(const struct view *view, const float *fill, struct p
     find_places(view, at, n, 0, 1, 0);
     for (long i = 0; i < n; i += LANES) {
         if (at->kind[i / LANES] != INSIDE) continue;
-        copy_pairs(view->base, at->offset + i, above + i);
-        copy_pairs(view->base + view->row, at->offset + i, below + i);
+        copy_pairs(view->base, at->offset + i, view->row, above + i, below + i);
     }
     for (long i = 0; i < n; i += LANES) {
         vf down = load(at->down + i), right = load(at->right + i), top[3], bottom[3], level[4][3];
@@ -284,8 +288,7 @@ static void sample_bicubic(const struct view *view, const float *fill, struct pl
     for (int j = 0; j < 4; j++) {
         for (long i = 0; i < n; i += LANES) {
             if (at->kind[i / LANES] != INSIDE) continue;
-            copy_pairs(view->base + (j - 1) * view->row - 3, at->offset + i, left + i);
-            copy_pairs(view->base + (j - 1) * view->row + 3, at->offset + i, right + i);
+            copy_pairs(view->base + (j - 1) * view->row - 3, at->offset + i, 6, left + i, right + i);
         }
         for (long i = 0; i < n; i += LANES) {
             vf down[4], along[4], level[4][3], total[3] = {{0}, {0}, {0}};
