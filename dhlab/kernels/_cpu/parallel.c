@@ -1,6 +1,7 @@
 /* Fork and join, with threads that live for one call: nothing to lose when a process forks, no second pool beside torch's. */
 #include "parallel.h"
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #define MOST_THREADS 256
@@ -27,6 +28,54 @@ void dhlab_parallel(long count, int threads, void (*body)(void *context, long i)
     while (started < wanted - 1 && !pthread_create(&helpers[started], 0, work, &job)) started++;
     work(&job);
     for (int i = 0; i < started; i++) pthread_join(helpers[i], 0);
+}
+
+struct dhlab_team {
+    struct job job;
+    atomic_int open, inside, ended;
+};
+
+static void rest(int *turns) { /* a little, then let others run */
+    if (++*turns % 256 == 0) sched_yield();
+#if defined(__x86_64__)
+    else __builtin_ia32_pause();
+#endif
+}
+
+/* A helper enters before it looks whether the job is open, and the lead closes a job before it looks who is inside, so
+ * nobody works on a job that has gone. */
+static void *help(void *argument) {
+    struct dhlab_team *team = argument;
+    for (int turns = 0; !atomic_load(&team->ended); rest(&turns)) {
+        if (!atomic_load(&team->open)) continue;
+        atomic_fetch_add(&team->inside, 1);
+        if (atomic_load(&team->open)) work(&team->job);
+        atomic_fetch_sub(&team->inside, 1);
+    }
+    return 0;
+}
+
+void dhlab_lead(int threads, void (*lead)(void *context, struct dhlab_team *team), void *context) {
+    struct dhlab_team team = {.open = 0};
+    pthread_t helpers[MOST_THREADS];
+    int started = 0, wanted = threads < MOST_THREADS ? threads : MOST_THREADS;
+    while (started < wanted - 1 && !pthread_create(&helpers[started], 0, help, &team)) started++;
+    lead(context, started ? &team : 0);
+    atomic_store(&team.ended, 1);
+    for (int i = 0; i < started; i++) pthread_join(helpers[i], 0);
+}
+
+void dhlab_share(struct dhlab_team *team, long count, void (*body)(void *context, long i), void *context) {
+    if (!team) {
+        for (long i = 0; i < count; i++) body(context, i);
+        return;
+    }
+    team->job.count = count, team->job.body = body, team->job.context = context;
+    atomic_store(&team->job.next, 0);
+    atomic_store(&team->open, 1);
+    work(&team->job);
+    atomic_store(&team->open, 0);
+    for (int turns = 0; atomic_load(&team->inside); rest(&turns)) {}
 }
 
 /* What the library was built from, see binder/build_kernels.py. */

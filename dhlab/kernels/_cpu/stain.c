@@ -158,7 +158,8 @@ struct search { /* for the value of one rank among keys */
 struct fit {
     struct image image;
     long begin, pixels, chunks; /* of this group, in pixels of the whole batch */
-    int method, threads;
+    int method;
+    struct dhlab_team *team;
     struct codes codes;
     float unstained;         /* code of the level without stain */
     float limit, least_code; /* tissue is at most this level in each channel, and at least this code */
@@ -265,7 +266,7 @@ static void sum_regimes(void *context, long chunk) {
 }
 
 static void gather_moments(struct fit *fit, void (*sum)(void *, long), int regimes, double total[]) {
-    dhlab_parallel(fit->chunks, fit->threads, sum, fit);
+    dhlab_share(fit->team, fit->chunks, sum, fit);
     for (int k = 0; k < regimes * MOMENTS; k++) total[k] = 0;
     for (long chunk = 0; chunk < fit->chunks; chunk++)
         for (int k = 0; k < regimes * MOMENTS; k++) total[k] += fit->partial[chunk * 3 * MOMENTS + k];
@@ -450,7 +451,7 @@ static void close_one(void *context, long j) {
     fit->search[j].sampled = close_search(&fit->search[j]);
 }
 
-/* A sample of keys, of about one pixel in 128, in both searches. */
+/* A sample of keys, of about one pixel in 256, in both searches. */
 static void sample_keys(struct fit *fit, long most) {
     long step = (fit->pixels / most) | 1, n = 0, channel = fit->image.channel;
     int tissue = fit->keys != AMOUNTS;
@@ -471,11 +472,11 @@ static void find_ranks(struct fit *fit, long sample, const long rank[2], long of
     static void (*const SEARCH[])(void *, long) = {search_slopes, search_angles, search_amounts};
     struct opening opening = {.fit = fit, .rank = {rank[0], rank[1]}, .of = of};
     sample_keys(fit, sample);
-    dhlab_parallel(2, fit->threads, open_one, &opening);
+    dhlab_share(fit->team, 2, open_one, &opening);
     do {
         for (int j = 0; j < 2; j++) fit->search[j].below = fit->search[j].inside = 0;
-        dhlab_parallel(fit->chunks, fit->threads, SEARCH[fit->keys], fit);
-        dhlab_parallel(2, fit->threads, close_one, fit);
+        dhlab_share(fit->team, fit->chunks, SEARCH[fit->keys], fit);
+        dhlab_share(fit->team, 2, close_one, fit);
     } while (!fit->search[0].sampled || !fit->search[1].sampled);
 }
 
@@ -750,17 +751,17 @@ static void change_chunk(void *context, long chunk) {
     }
 }
 
-static void apply(struct change *change, long sample, int threads) {
+static void apply(struct change *change, long sample, struct dhlab_team *team) {
     change->pixels = change->from.height * change->from.width;
     change->begin = sample * change->pixels;
     fold(change);
-    dhlab_parallel((change->pixels + CHUNK - 1) / CHUNK, threads, change_chunk, change);
+    dhlab_share(team, (change->pixels + CHUNK - 1) / CHUNK, change_chunk, change);
 }
 
 struct batch {
     struct image image, from, to; /* for the fit, and for the change, whose two images share rows */
     long groups, group; /* samples of a group */
-    int method, inner, normalizes;
+    int method, normalizes;
     double white, beta, alpha, sparsity, reference_white;
     const float *reference, *fallback;
     float *fits, *work;
@@ -768,8 +769,8 @@ struct batch {
     atomic_long next;
 };
 
-static void fit_group(struct batch *batch, long i, float *work) {
-    struct fit fit = {.image = batch->image, .method = batch->method, .threads = batch->inner, .alpha = batch->alpha,
+static void fit_group(struct batch *batch, long i, float *work, struct dhlab_team *team) {
+    struct fit fit = {.image = batch->image, .method = batch->method, .team = team, .alpha = batch->alpha,
                       .sparsity = batch->sparsity, .unstained = (float)((8 - log2(batch->white)) / CODE),
                       .limit = (float)floor(batch->white * exp(-batch->beta) - 1)};
     float *result = batch->fits + i * FIT;
@@ -802,13 +803,18 @@ static void fit_group(struct batch *batch, long i, float *work) {
                             .offset = around ? 0 : 1.0f / 255, .least = around ? LEAST_LIGHT : 1e-6f,
                             .shift = around ? 0.5f : 0, .keeps = result[FIT - 1] == 0};
     make_map(result, batch->reference + i * FIT, batch->method, batch->white, batch->reference_white, map);
-    for (long j = 0; j < batch->group; j++) apply(&change, i * batch->group + j, batch->inner);
+    for (long j = 0; j < batch->group; j++) apply(&change, i * batch->group + j, team);
 }
 
 static void fit_groups(void *context, long worker) {
     struct batch *batch = context;
     for (long i; (i = atomic_fetch_add_explicit(&batch->next, 1, memory_order_relaxed)) < batch->groups;)
-        fit_group(batch, i, batch->work + worker * batch->work_floats);
+        fit_group(batch, i, batch->work + worker * batch->work_floats, 0);
+}
+
+static void lead_groups(void *context, struct dhlab_team *team) {
+    struct batch *batch = context;
+    for (long i = 0; i < batch->groups; i++) fit_group(batch, i, batch->work, team);
 }
 
 /* Floats of work that one worker needs for a group of so many pixels. */
@@ -822,40 +828,48 @@ static long work_floats(long pixels, long sample, long capacity) {
 EXPORT void NAME(fit_stain)(const uint8_t *from, uint8_t *to, const long *layouts, long groups, long group, int method,
                             const double *parameters, const float *reference, const float *fallback, float *fits,
                             float *work, long sample, long capacity, int workers, int inner) {
-    struct batch batch = {.groups = groups, .group = group, .method = method, .inner = inner, .normalizes = to != 0,
+    struct batch batch = {.groups = groups, .group = group, .method = method, .normalizes = to != 0,
                           .white = parameters[0], .beta = parameters[1], .alpha = parameters[2],
                           .sparsity = parameters[3], .reference_white = parameters[4], .reference = reference, .fallback = fallback, .fits = fits,
                           .work = work, .sample = sample, .capacity = capacity};
     read_layout(&batch.image, from, layouts);
     if (to) read_layout(&batch.from, from, layouts + LAYOUT), read_layout(&batch.to, to, layouts + 2 * LAYOUT);
     batch.work_floats = work_floats(group * batch.image.height * batch.image.width, sample, capacity);
-    dhlab_parallel(workers, workers, fit_groups, &batch);
+    if (inner > 1) dhlab_lead(inner, lead_groups, &batch);
+    else dhlab_parallel(workers, workers, fit_groups, &batch);
 }
 
 struct changes {
     struct change change;
+    long samples;
     const float *maps;
     const uint8_t *fitted;
-    int inner;
 };
 
-static void apply_one(void *context, long i) {
-    struct changes *changes = context;
+static void apply_one(struct changes *changes, long i, struct dhlab_team *team) {
     struct change change = changes->change;
     change.map = changes->maps + i * STAIN_FLOATS;
     change.keeps = !changes->fitted[i];
-    apply(&change, i, changes->inner);
+    apply(&change, i, team);
+}
+
+static void apply_alone(void *changes, long i) { apply_one(changes, i, 0); }
+
+static void lead_changes(void *context, struct dhlab_team *team) {
+    struct changes *changes = context;
+    for (long i = 0; i < changes->samples; i++) apply_one(changes, i, team);
 }
 
 /* Bytes through a StainMap of each sample; those that were not fitted are copied. */
 EXPORT void NAME(map_stain)(const uint8_t *from, uint8_t *to, const long *layouts, long samples, const float *maps,
                             const uint8_t *fitted, int around, float offset, float least, float shift, int workers,
                             int inner) {
-    struct changes changes = {.maps = maps, .fitted = fitted, .inner = inner,
+    struct changes changes = {.samples = samples, .maps = maps, .fitted = fitted,
                               .change = {.around = around, .offset = offset, .least = least, .shift = shift}};
     read_layout(&changes.change.from, from, layouts);
     read_layout(&changes.change.to, to, layouts + LAYOUT);
-    dhlab_parallel(samples, workers, apply_one, &changes);
+    if (inner > 1) dhlab_lead(inner, lead_changes, &changes);
+    else dhlab_parallel(samples, workers, apply_alone, &changes);
 }
 
 struct conversion {

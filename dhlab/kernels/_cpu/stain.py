@@ -18,7 +18,7 @@ __all__ = ["can_change", "can_convert", "convert_cpu", "fit_cpu", "map_cpu"]
 
 CHUNK, MOMENTS, PASSES, MOST_LANES = 16384, 10, 4, 16
 # A pixel in so many is sampled, within bounds: choosing from more would cost, and fewer would make wide brackets.
-SAMPLED, LEAST_SAMPLE, MOST_SAMPLE = 128, 1024, 16384
+SAMPLED, LEAST_SAMPLE, MOST_SAMPLE = 256, 1024, 16384
 # A bracket keeps at most one key in so many; one that would keep more is narrowed, at the price of a pass.
 KEPT, LEAST_KEPT = 32, 4096
 
