@@ -163,6 +163,11 @@ class Geometric(Transform):
         Value of masks beyond a constant border.
     p
         Probability that a sample gets this step.
+
+    Raises
+    ------
+    BadValueError
+        If there is something to fill with, but the border is not constant.
     """
 
     interpolation: str | None = "bilinear"
@@ -177,6 +182,10 @@ class Geometric(Transform):
         check_word(self, "interpolation", INTERPOLATIONS)
         check_word(self, "border", BORDERS)
         check_fill(self)
+        if self.border != "constant" and (self.mask_fill or any(self.fill)):  # type: ignore[arg-type]
+            raise BadValueError(
+                f"{self!r} fills nothing, since its border is {self.border}; expected border='constant'."
+            )
 
     @property
     def _demands(self) -> dict[str, Any]:
@@ -197,13 +206,13 @@ class Rotate(Geometric):
     scale
         Range of factors of size.
     interpolation, border, fill, mask_fill, p
-        As in `Geometric`; the border is constant.
+        As in `Geometric`; the border is reflected.
     """
 
     degrees: Range = (-180.0, 180.0)
     center: tuple[float, float] | None = None
     scale: Range = (1.0, 1.0)
-    border: str | None = field(default="constant", kw_only=True)
+    border: str | None = field(default="reflect101", kw_only=True)
 
     draws: ClassVar[int] = 2
 
@@ -237,7 +246,7 @@ class Affine(Geometric):
     shear_y, shear_x
         Ranges of angles of shear in degrees, along columns and along rows.
     interpolation, border, fill, mask_fill, p
-        As in `Geometric`; the border is constant.
+        As in `Geometric`; the border is reflected.
     """
 
     degrees: Range = (0.0, 0.0)
@@ -245,7 +254,7 @@ class Affine(Geometric):
     scale: Range = (1.0, 1.0)
     shear_y: Range = (0.0, 0.0)
     shear_x: Range = (0.0, 0.0)
-    border: str | None = field(default="constant", kw_only=True)
+    border: str | None = field(default="reflect101", kw_only=True)
 
     draws: ClassVar[int] = 6
 
@@ -283,11 +292,11 @@ class Translate(Geometric):
     share
         Range of shifts as a share of height and of width.
     interpolation, border, fill, mask_fill, p
-        As in `Geometric`; the border is constant.
+        As in `Geometric`; the border is reflected.
     """
 
     share: Range = (-0.1, 0.1)
-    border: str | None = field(default="constant", kw_only=True)
+    border: str | None = field(default="reflect101", kw_only=True)
 
     draws: ClassVar[int] = 2
 
@@ -309,11 +318,11 @@ class Scale(Geometric):
     factor
         Range of factors of size.
     interpolation, border, fill, mask_fill, p
-        As in `Geometric`; the border is constant.
+        As in `Geometric`; the border is reflected.
     """
 
     factor: Range = (0.8, 1.25)
-    border: str | None = field(default="constant", kw_only=True)
+    border: str | None = field(default="reflect101", kw_only=True)
 
     draws: ClassVar[int] = 1
 
@@ -336,11 +345,11 @@ class Perspective(Geometric):
     distortion
         The furthest that a corner moves, as a share of half the height and half the width.
     interpolation, border, fill, mask_fill, p
-        As in `Geometric`; the border is constant.
+        As in `Geometric`; the border is reflected.
     """
 
     distortion: float = 0.5
-    border: str | None = field(default="constant", kw_only=True)
+    border: str | None = field(default="reflect101", kw_only=True)
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 8

@@ -277,7 +277,7 @@ def _sampling(values: Values) -> Values:
     options: Values = {"interpolation": INTERPOLATIONS[values.get("interp", "linear")]}
     if "border_type" in values:
         options["border"] = values["border_type"]
-    if "border_value" in values:
+    if values.get("border_type") == "constant" and "border_value" in values:
         options |= {"fill": values["border_value"], "mask_fill": int(values["border_value"])}
     return options
 
@@ -316,7 +316,7 @@ def _read_rotate(values: Values) -> Transform:
     low, high = _pair(values["angle"])
     center = _swap(values["center"]) if "center" in values else None
     scale = values.get("scale", 1.0)
-    return Rotate((-high, -low), center, (scale, scale), **_sampling(values))
+    return Rotate((-high, -low), center, (scale, scale), border="constant", **_sampling(values))
 
 
 def _write_rotate(step: Rotate) -> Values:

@@ -337,7 +337,7 @@ def functional() -> object:
 
 def affine_torchvision() -> float:
     f = functional()
-    ours = apply(da.Affine((-20, -20), (0.125, 0.125), (0.9, 0.9), (5, 5), (8, 8)))
+    ours = apply(da.Affine((-20, -20), (0.125, 0.125), (0.9, 0.9), (5, 5), (8, 8), border="constant"))
     return apart(
         ours,
         torchvision(
@@ -438,10 +438,17 @@ TORCHVISION = [
     Row(
         "RandomRotation",
         "Rotate",
-        lambda: stretched(da.Rotate((25, 25)), "rotate", 25, **smooth()),
+        lambda: stretched(da.Rotate((25, 25), border="constant"), "rotate", 25, **smooth()),
         1,
+        note='border="constant"',
     ),
-    Row("RandomAffine", "Affine", affine_torchvision, 1, note="torchvision moves by whole pixels and turns clockwise"),
+    Row(
+        "RandomAffine",
+        "Affine",
+        affine_torchvision,
+        1,
+        note='border="constant"; torchvision moves by whole pixels and turns clockwise',
+    ),
     Row("RandomPerspective", "Perspective", perspective_torchvision, 2, note="inside the picture"),
     Row("ElasticTransform", "Elastic", elastic_torchvision, 2, note="sampled by OpenCV at the same places"),
     Row(

@@ -113,7 +113,7 @@ def test_what_it_means():
         """
     )
     assert pipeline.steps == (
-        Rotate((-15.0, 5.0)),
+        Rotate((-15.0, 5.0), border="constant"),
         OneOf((Mirror(1.0), GridDistortion((5, 9), (-0.2, 0.2))), p=0.5),
         Brightness((1.0, 1.0), (0.0, 0.2)),
     )
