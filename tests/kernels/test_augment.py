@@ -170,6 +170,15 @@ def turned(batch: int, size: int = 17) -> torch.Tensor:
     return matrix.repeat(batch, 1, 1)
 
 
+def shifted(batch: int) -> torch.Tensor:
+    """Whole pixels: a crop that leaves the source, the same upside down, left and right swapped, and both."""
+    matrix = torch.eye(3).repeat(batch, 1, 1)
+    for i in range(batch):
+        down, right = (1.0, -1.0)[i // 2 % 2], (1.0, -1.0)[i % 2]
+        matrix[i, :2] = torch.tensor([[down, 0, 2 if down > 0 else 11], [0, right, 4 if right > 0 else 15]])
+    return matrix
+
+
 def stain_map(batch: int, around: bool = False, **options: float) -> StainMap:
     """Haematoxylin, eosin and DAB, each with another strength; with matrices `around`, something like Reinhard."""
     stains = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -241,9 +250,9 @@ def test_every_stage_equals_float64(form: str, device: str, stage: str, shift: b
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("make", [affine, projective, turned])
+@pytest.mark.parametrize("make", [affine, projective, turned, shifted])
 def test_every_geometry_equals_float64(form: str, device: str, interpolation: str, border: str, make) -> None:
-    skip_in_interpreter(form, device, make is turned or (interpolation == "bicubic" and make is affine))
+    skip_in_interpreter(form, device, make in (turned, shifted) or (interpolation == "bicubic" and make is affine))
     images, masks = pictures(3), labels(3)
     plan = make_plan(
         3, (19, 14), make(3), interpolation=interpolation, border=border, mask_fill=77, fill=draw(3, 3, high=255.0)

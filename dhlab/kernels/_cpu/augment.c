@@ -256,6 +256,25 @@ static void put(const struct result *result, long sample, long pixel, segment v,
 
 /* ---- the pass ---- */
 
+/* A segment of a map by whole pixels without a quarter turn is one of the source, perhaps the other way round. Returns
+ * whether it was, and lay inside. */
+static int copy_whole(const struct view *source, const float *matrix, long y, long x, long n, segment v) {
+    int mirrored = matrix[4] < 0;
+    long row = (long)(matrix[0] * (float)y + matrix[2]), left = (long)matrix[5] + (mirrored ? 1 - x - n : x);
+    if (matrix[0] == 0 || row < 0 || row >= source->height || left < 0 || left + n > source->width) return 0;
+    if (!mirrored) {
+        copy_light(source, row, left, n, v);
+        return 1;
+    }
+    segment other;
+    copy_light(source, row, left, n, other);
+    for (int c = 0; c < 3; c++) {
+        for (long i = 0; i < n; i++) v[c][i] = other[c][n - 1 - i];
+        for (long i = n; i < n + LANES; i++) v[c][i] = 0;
+    }
+    return 1;
+}
+
 static void change(const struct task *task, long sample, const float *block, long y, long x, long n, segment v) {
     if (task->stages & TABLE) look_up(task->table + sample * 768, v, n);
     if (task->stages & STAIN) stain(task, block + STAIN_AT, v, n);
@@ -298,8 +317,8 @@ static void augment_band(void *context, long i) {
     for (long y = first; y < last; y++)
         for (long x = 0, n; x < width; x += n) {
             n = width - x < SEGMENT ? width - x : SEGMENT;
-            if (identity) copy_light(&source, y, x, n, v);
-            else sample_light(&source, &map, block + FILL_AT, whole ? NEAREST : task->interpolation, task->supersample,
+            if (!whole || !copy_whole(&source, block, y, x, n, v))
+                sample_light(&source, &map, block + FILL_AT, whole ? NEAREST : task->interpolation, task->supersample,
                               y, x, n, v);
             change(task, sample, block, y, x, n, v);
             put(&task->result, into, y * width + x, v, n);
