@@ -6,6 +6,7 @@ from dhlab.kernels.attention import GatedAttention, attention_pool, attention_po
 from dhlab.kernels.augment import augment, augment_reference
 from dhlab.kernels.density import StainMap
 from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names
+from dhlab.kernels.losses import LossTerms, dice_ce_loss, focal_tversky_loss, loss_reference
 from dhlab.kernels.normalize import normalize, normalize_reference
 from dhlab.kernels.plan import Plan
 from dhlab.kernels.stain import (
@@ -28,6 +29,7 @@ from dhlab.kernels.stain import (
 __all__ = [
     "ColourStatistics",
     "GatedAttention",
+    "LossTerms",
     "Plan",
     "StainMap",
     "Stains",
@@ -37,9 +39,12 @@ __all__ = [
     "augment_reference",
     "combine_stains",
     "combine_stains_reference",
+    "dice_ce_loss",
     "filter_bank",
     "filter_bank_reference",
     "filter_names",
+    "focal_tversky_loss",
+    "loss_reference",
     "macenko_fit",
     "macenko_fit_reference",
     "normalize",

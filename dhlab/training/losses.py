@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from dhlab.errors import BadShapeError, BadValueError
+from dhlab.kernels.losses import dice_ce_loss
 from dhlab.tasks import IGNORE, TASKS
 
 if TYPE_CHECKING:
@@ -104,18 +105,17 @@ def segmentation_loss(
     Milletari, Navab and Ahmadi, "V-Net: Fully convolutional neural networks for volumetric medical image
     segmentation", 3DV 2016.
     """
-    chance = logits.softmax(1)
-    labelled = (targets != IGNORE).unsqueeze(1).to(chance.dtype)
-    if sample_weights is not None:
-        labelled = labelled * _beside(sample_weights, labelled)
-    indices = torch.arange(logits.shape[1], device=logits.device).reshape(1, -1, *(1,) * (targets.ndim - 1))
-    truth = (targets.unsqueeze(1) == indices) * labelled
-    across = [0, *range(2, logits.ndim)]
-    size = truth.sum(across)
-    present = size > 0
-    overlap = 2 * (chance * truth).sum(across) / ((chance * labelled).sum(across) + size).clamp_min(1e-6)
-    missed = (1 - overlap)[present].sum() / present.sum().clamp_min(1)
-    return _entropy(logits, targets, weights, sample_weights, label_smoothing) + missed
+    return dice_ce_loss(
+        logits,
+        targets,
+        ignore_index=IGNORE,
+        class_weights=weights,
+        sample_weights=sample_weights,
+        label_smoothing=label_smoothing,
+        per_sample=False,
+        present_only=True,
+        smooth=(0, 0),
+    )
 
 
 def class_weights_of(kind: str | Sequence[float], counts: NDArray[np.int64], *, samples: int, task: str) -> Tensor:

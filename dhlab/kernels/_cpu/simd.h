@@ -235,7 +235,7 @@ static inline vf lg2(vf x) {
 
 /* 2^x, at least 2^-126; x below 128. Error below 3e-7 of the result, and exactly 1 at 0. */
 static inline vf ex2(vf x) {
-    x = max(x, splat(-126.0f));
+    x = max(splat(-126.0f), x); /* in this order NaN stays NaN */
     vf whole = round_of(x), t = x - whole, p = splat(0.001326662383776019f);
     p = p * t + 0.009671539176490909f;
     p = p * t + 0.05550728486397846f;
@@ -318,6 +318,17 @@ static inline vf load_bytes(const uint8_t *from) {
     return (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from)));
 #else
     vf value;
+    for (int lane = 0; lane < LANES; lane++) value[lane] = from[lane];
+    return value;
+#endif
+}
+static inline vi load_bytes_int(const uint8_t *from) {
+#if defined(DHLAB_AVX512)
+    return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+#elif defined(DHLAB_AVX2)
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+#else
+    vi value;
     for (int lane = 0; lane < LANES; lane++) value[lane] = from[lane];
     return value;
 #endif
