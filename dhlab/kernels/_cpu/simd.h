@@ -353,7 +353,7 @@ static inline void store_bf16(uint16_t *to, vf value) {
 }
 static inline vf load_bf16(const uint16_t *from) {
     vi raw;
-    for (int lane = 0; lane < LANES; lane++) raw[lane] = (int32_t)from[lane] << 16;
+    for (int lane = 0; lane < LANES; lane++) raw[lane] = (int32_t)((uint32_t)from[lane] << 16);
     return floats(raw);
 }
 static inline void store_fp16(uint16_t *to, vf value) {
