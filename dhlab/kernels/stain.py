@@ -769,7 +769,7 @@ CONVERT = register(
 def _apply(images: Tensor, source: Stains | ColourStatistics, target: Stains | ColourStatistics, out: Tensor) -> None:
     change = _map(source, target)
     constants = [change.offset, change.least, _shift(source)]
-    MAP(images, change.pack(), source.fitted, change.before is not None, constants, out)
+    MAP(images, change.pack(), source.fitted.contiguous(), change.before is not None, constants, out)
 
 
 def _map(source: Stains | ColourStatistics, target: Stains | ColourStatistics) -> StainMap:

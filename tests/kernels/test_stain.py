@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -481,3 +482,15 @@ def test_more_than_two_thousand_million_pixels() -> None:
     assert torch.equal(
         normalize_stain(images, source=fit)[:, -64:, -64:], normalize_stain(images[:, -64:, -64:], source=fit)
     )
+
+
+def test_one_fit_serves_a_batch(form: str) -> None:
+    """Also where it is a view of memory in which the next fit failed."""
+    images = tissue((3, 13, 17))
+    fit = macenko_fit(images[:1])
+    flags = torch.tensor([True, False, False], device=DEVICE)
+    shared = replace(fit, fitted=flags[:1])
+    together = normalize_stain(images, "macenko", source=shared)
+    for image, result in zip(images, together, strict=True):
+        assert torch.equal(normalize_stain(image[None], "macenko", source=fit)[0], result)
+        assert not torch.equal(image, result)
