@@ -8,6 +8,7 @@ from dhlab.kernels.density import StainMap
 from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names
 from dhlab.kernels.losses import LossTerms, dice_ce_loss, focal_tversky_loss, loss_reference
 from dhlab.kernels.normalize import normalize, normalize_reference
+from dhlab.kernels.objects import Objects, connected_components, measure_objects, measure_objects_reference
 from dhlab.kernels.plan import Plan
 from dhlab.kernels.stain import (
     ColourStatistics,
@@ -30,6 +31,7 @@ __all__ = [
     "ColourStatistics",
     "GatedAttention",
     "LossTerms",
+    "Objects",
     "Plan",
     "StainMap",
     "Stains",
@@ -39,6 +41,7 @@ __all__ = [
     "augment_reference",
     "combine_stains",
     "combine_stains_reference",
+    "connected_components",
     "dice_ce_loss",
     "filter_bank",
     "filter_bank_reference",
@@ -47,6 +50,8 @@ __all__ = [
     "loss_reference",
     "macenko_fit",
     "macenko_fit_reference",
+    "measure_objects",
+    "measure_objects_reference",
     "normalize",
     "normalize_reference",
     "normalize_stain",
