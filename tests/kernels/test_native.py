@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,13 @@ def test_vectors_equal_plain_loops(instructions: str, tmp_path: Path) -> None:
     subprocess.run([compiler, *flags, "-I", str(script.FOLDER), str(source), "-o", program, "-lm"], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_vector_function_is_checked() -> None:
+    header = (ROOT / "dhlab/kernels/_cpu/simd.h").read_text()
+    checks = (ROOT / "tests/kernels/native/vectors.c").read_text()
+    written = set(re.findall(r"^static inline \w+ (\w+)\(", header, re.MULTILINE))
+    assert written - set(re.findall(r"CHECK\((\w+),", checks)) <= {"finish_streams"}
 
 
 def test_without_the_library_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:

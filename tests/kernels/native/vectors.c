@@ -129,6 +129,8 @@ static void check_memory(void) {
         for (int round = 0; round < 256; round++) {
             EACH_LANE bytes[lane] = (uint8_t)(round + 37 * lane);
             vf found = load_bytes(bytes);
+            vi whole_numbers = load_bytes_int(bytes);
+            EACH_LANE CHECK(load_bytes_int, whole_numbers[lane] == bytes[lane]);
             EACH_LANE CHECK(load_bytes, found[lane] == (float)(uint8_t)(round + 37 * lane));
             store_bytes(bytes, to_int(255.0f - found));
             EACH_LANE CHECK(store_bytes, bytes[lane] == (uint8_t)~(round + 37 * lane));
