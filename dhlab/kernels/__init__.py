@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dhlab.kernels.attention import GatedAttention, attention_pool, attention_pool_reference
 from dhlab.kernels.augment import augment, augment_reference
+from dhlab.kernels.blend import blend_windows, blend_windows_reference
 from dhlab.kernels.density import StainMap
 from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names
 from dhlab.kernels.losses import LossTerms, dice_ce_loss, focal_tversky_loss, loss_reference
@@ -39,6 +40,8 @@ __all__ = [
     "attention_pool_reference",
     "augment",
     "augment_reference",
+    "blend_windows",
+    "blend_windows_reference",
     "combine_stains",
     "combine_stains_reference",
     "connected_components",

@@ -352,9 +352,15 @@ static inline void store_bf16(uint16_t *to, vf value) {
 #endif
 }
 static inline vf load_bf16(const uint16_t *from) {
+#if defined(DHLAB_AVX512)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
+#elif defined(DHLAB_AVX2)
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)), 16);
+#else
     vi raw;
     for (int lane = 0; lane < LANES; lane++) raw[lane] = (int32_t)((uint32_t)from[lane] << 16);
     return floats(raw);
+#endif
 }
 static inline void store_fp16(uint16_t *to, vf value) {
 #if defined(DHLAB_AVX512)
@@ -369,6 +375,11 @@ static inline void store_fp16(uint16_t *to, vf value) {
 #endif
 }
 static inline vf load_fp16(const uint16_t *from) {
+#if defined(DHLAB_AVX512)
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+#elif defined(DHLAB_AVX2)
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+#else
     vf value;
     for (int lane = 0; lane < LANES; lane++) {
         _Float16 half;
@@ -376,6 +387,7 @@ static inline vf load_fp16(const uint16_t *from) {
         value[lane] = (float)half;
     }
     return value;
+#endif
 }
 
 #endif
