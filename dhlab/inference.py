@@ -22,6 +22,7 @@ import torch
 from dhlab.errors import BadShapeError, BadValueError, ConflictError, DHLabWarning
 from dhlab.grid import TileGrid
 from dhlab.io import open as _open
+from dhlab.kernels import blend_windows
 from dhlab.kernels.blend import accumulate_windows, gaussian_weights, resolve_scores
 from dhlab.progress import progress_bar
 from dhlab.scan import Scan
@@ -47,7 +48,7 @@ BATCH_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 22}
 # Batches that may be read ahead, and bands that may wait for the disk.
 READ_AHEAD, WRITE_BEHIND = 3, 2
 # Raised when a change of method would make a continued run differ from one in a single go.
-METHOD = 1
+METHOD = 2
 
 
 def predict(
@@ -271,6 +272,79 @@ class _Store:
 _Sink = _Memory | _Store
 
 
+class _Canvas:
+    """Weighted sums of the rows that windows may still reach: for any number of axes, and any overlap."""
+
+    def __init__(self, plan: _Plan, classes: int, device: torch.device) -> None:
+        height = (plan.group - 1) * plan.stride[0] + plan.tile[0]
+        across = [(n - 1) * s + t for n, s, t in zip(plan.grid.shape, plan.stride, plan.tile, strict=True)][1:]
+        self.plan, self.weights = plan, gaussian_weights(plan.tile, device=device)
+        self.sums = torch.zeros((classes + 1, height, *across), device=device)
+        self.top = 0
+
+    def open(self, top: int) -> None:
+        """Start afresh at a heat-map row."""
+        self.top = top
+        self.sums.zero_()
+
+    def add(self, scores: Tensor, corners: NDArray[np.int64]) -> None:
+        """Add scores ``(B, C, *tile)`` of windows at corners ``(B, ndim)``."""
+        places = corners - [self.top, *(0 for _ in self.plan.tile[1:])]
+        accumulate_windows(self.sums, scores, corners=places.tolist(), weights=self.weights)
+
+    def close(self, step: _Step) -> Tensor | None:
+        """Return the rows that became final, ``(C, rows, *across)`` uint8, and move the others up."""
+        count = self.plan.group * self.plan.stride[0]
+        first, last = max(step.low - self.top, 0), step.high - self.top
+        rows = None
+        if last > first:
+            across = tuple(slice(0, n) for n in self.plan.shape[1:])
+            rows = resolve_scores(self.sums[:, first:last])[(slice(None), slice(None), *across)]
+        kept = self.sums[:, count:].clone()
+        self.sums[:, : kept.shape[1]] = kept
+        self.sums[:, kept.shape[1] :] = 0
+        self.top += count
+        return rows
+
+
+class _Windows:
+    """Scores of the windows that rows may still need: for two axes and windows that overlap by at most half.
+
+    More overlap would keep several times what a canvas holds.
+    """
+
+    def __init__(self, plan: _Plan, classes: int, device: torch.device) -> None:
+        self.plan, self.weights = plan, gaussian_weights(plan.tile, device=device)
+        self.none = torch.empty((0, classes, *plan.tile), device=device)
+        self.kept: list[tuple[Tensor, NDArray[np.int64]]] = []
+        self.top = 0
+
+    def open(self, top: int) -> None:
+        """Start afresh at a heat-map row."""
+        self.top, self.kept = top, []
+
+    def add(self, scores: Tensor, corners: NDArray[np.int64]) -> None:
+        """Keep scores ``(B, C, h, w)`` of windows at corners ``(B, 2)``."""
+        self.kept.append((scores, corners))
+
+    def close(self, step: _Step) -> Tensor | None:
+        """Return the rows that became final, ``(C, rows, columns)`` uint8, and forget what no row needs any more."""
+        first, last = max(step.low, self.top), step.high
+        rows = None
+        if last > first:
+            rows = blend_windows(
+                [scores for scores, _ in self.kept] or self.none,
+                torch.from_numpy(np.concatenate([np.empty((0, 2), np.int64), *(c for _, c in self.kept)])),
+                size=(last - first, self.plan.shape[1]),
+                weights=self.weights,
+                result="quantised",
+                first_row=first,
+            )
+        self.top += self.plan.group * self.plan.stride[0]
+        self.kept = [kept for kept in self.kept if kept[1][:, 0].max() + self.plan.tile[0] > self.top]
+        return rows
+
+
 class _Run:
     """The pipeline: one thread reads ahead, this one computes and blends, one writes."""
 
@@ -279,10 +353,8 @@ class _Run:
         self.classes = len(model.card.classes)
         self.limit = plan.batch_size
         self.seconds = dict.fromkeys(("reading", "waiting", "computing", "writing", "stalled"), 0.0)
-        self.weights = gaussian_weights(plan.tile, device=device)
-        height = (plan.group - 1) * plan.stride[0] + plan.tile[0]
-        across = [(n - 1) * s + t for n, s, t in zip(plan.grid.shape, plan.stride, plan.tile, strict=True)][1:]
-        self.canvas = torch.zeros((self.classes + 1, height, *across), device=device)
+        gathers = len(plan.tile) == 2 and all(2 * s >= t for s, t in zip(plan.stride, plan.tile, strict=True))
+        self.blend = (_Windows if gathers else _Canvas)(plan, self.classes, device)
         self.band: NDArray[np.uint8] | None = None
         self.written: deque[Future[None]] = deque()
 
@@ -338,7 +410,7 @@ class _Run:
         """Score one batch, blend it, and return the rows that became final, ``(C, rows, *across)`` uint8."""
         plan = self.plan
         if step.opens:
-            self.canvas.zero_()
+            self.blend.open(step.top)
         if len(step.positions):
             batch = torch.from_numpy(windows).to(self.device, non_blocking=True)
             scores = self._score(arrange_axes(batch, self.tiles.scan.axes, self.model.card.axes))
@@ -348,10 +420,10 @@ class _Run:
                     f"{plan.grid[int(step.positions[0])]} of {self.tiles.scan.name!r}: weights or input are damaged."
                 )
             index = np.stack(np.unravel_index(plan.grid.indices[step.positions], plan.grid.shape), axis=-1)
-            corners = index * np.asarray(plan.stride) - [step.top, *(0 for _ in plan.tile[1:])]
             scores = scores.reshape(len(scores), self.classes, *plan.tile)
-            accumulate_windows(self.canvas, scores, corners=corners.tolist(), weights=self.weights)
-        return self._close(step) if step.closes else None
+            self.blend.add(scores, index * np.asarray(plan.stride))
+        rows = self.blend.close(step) if step.closes else None
+        return None if rows is None else rows.cpu().numpy()
 
     def _score(self, batch: Tensor) -> Tensor:
         while True:
@@ -368,19 +440,6 @@ class _Run:
             warnings.warn(f"{self.device} is out of memory; going on with {self.limit} windows.", DHLabWarning, 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-    def _close(self, step: _Step) -> NDArray[np.uint8] | None:
-        """Take the final rows off the canvas and move the others up."""
-        count = self.plan.group * self.plan.stride[0]
-        first, last = max(step.low - step.top, 0), step.high - step.top
-        rows = None
-        if last > first:
-            across = tuple(slice(0, n) for n in self.plan.shape[1:])
-            rows = resolve_scores(self.canvas[:, first:last])[(slice(None), slice(None), *across)].cpu().numpy()
-        kept = self.canvas[:, count:].clone()
-        self.canvas[:, : kept.shape[1]] = kept
-        self.canvas[:, kept.shape[1] :] = 0
-        return rows
 
     def _hand_over(self, first: int, rows: NDArray[np.uint8], writer: ThreadPoolExecutor) -> None:
         """Put final rows into their bands and send full bands to the writer."""
