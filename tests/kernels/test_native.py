@@ -141,3 +141,12 @@ def test_compiled_graphs_do_not_break_on_it() -> None:
     images = torch.randint(0, 256, (2, 7, 5, 3), dtype=torch.uint8)
     compiled = torch.compile(lambda x: normalize(x, mean=MEAN, std=STD) * 2, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images), normalize(images, mean=MEAN, std=STD) * 2)
+
+
+def test_preparing_memory_changes_no_content() -> None:
+    """Neither of what is there nor of what lies around it, also where the tensor begins within a page."""
+    whole = torch.arange(1 << 21, dtype=torch.int32)
+    view = whole[1001:-1003]
+    assert view.nbytes >= _cpu.HUGE_BYTES
+    assert _cpu.prepare(view) is view
+    assert torch.equal(whole, torch.arange(1 << 21, dtype=torch.int32))

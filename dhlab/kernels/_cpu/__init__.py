@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["bind", "instruction_set", "is_built", "pointer", "threads_for"]
+__all__ = ["bind", "instruction_set", "is_built", "pointer", "prepare", "threads_for"]
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 SETS = ("base", "avx2", "avx512")
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float, "d": ctypes.c_double}
 # Less work than this, in bytes moved, and starting a thread costs more than it saves.
 LEAST_BYTES = 1 << 18
+# NumPy asks for huge pages from this size on, too.
+HUGE_BYTES = 1 << 22
 
 
 @cache
@@ -66,6 +68,13 @@ def bind(name: str, kinds: str, *, result: str = "") -> Callable[..., Any]:
 def pointer(tensor: Tensor | None) -> int | None:
     """Return where a tensor's first element lies, for an argument of kind ``p``; None becomes a null pointer."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def prepare(tensor: Tensor) -> Tensor:
+    """Return the tensor, of any shape, after asking for huge pages under it if it is large: it fills faster."""
+    if tensor.nbytes >= HUGE_BYTES:
+        _find("dhlab_prepare", "pl", "")(tensor.data_ptr(), tensor.nbytes)
+    return tensor
 
 
 def threads_for(bytes_moved: int) -> int:

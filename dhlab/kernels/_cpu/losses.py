@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dhlab.kernels._cpu import bind, pointer, threads_for
+from dhlab.kernels._cpu import bind, pointer, prepare, threads_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ def loss_gradient_cpu(
 
     `slopes` are those of the loss by the sums of each sample: target * chance per class, chance per class, entropy.
     """
-    gradient = torch.empty_like(logits)
+    gradient = prepare(torch.empty_like(logits))
     class_weights = torch.ones(logits.shape[1]) if class_weights is None else class_weights
     sizes, numbers = _describe(logits, targets, terms)
     bind("differ_loss", "pppppppii")(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dhlab.kernels._cpu import bind, pointer, threads_for
+from dhlab.kernels._cpu import bind, pointer, prepare, threads_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def normalize_cpu(images: Tensor, *, scale: Tensor, shift: Tensor, out: Tensor) 
     if images.numel():
         samples, channels = images.shape[:2]
         size = (samples, channels, images[0, 0].numel(), not _is_planar(images), _is_planar(out))
-        arguments = [pointer(tensor) for tensor in (images, out, scale, shift)]
+        arguments = [pointer(tensor) for tensor in (images, prepare(out), scale, shift)]
         threads = threads_for(images.numel() * (1 + out.element_size()))
         bind("normalize", "ppppllliiii")(*arguments, *size, TYPES[out.dtype], threads)
     return out
