@@ -58,7 +58,7 @@ def fit(
     class_weights: str | Sequence[float] = "root",
     sample_weights: Sequence[float] | NDArray[np.floating[Any]] | None = None,
     label_smoothing: float = 0.0,
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     averaging: float | None = None,
     patience: int | None = None,
     freeze: Sequence[str] = (),
@@ -123,7 +123,8 @@ def fit(
     label_smoothing
         Share of each target that is spread over all classes.
     loss
-        A loss of your own, from logits and targets on the model's device to a scalar.
+        For a segmentation ``"dice-ce"``, which None is too, or ``"focal-tversky"``, for small and rare classes. Or a
+        loss of your own, from logits and targets on the model's device to a scalar.
     averaging
         Keep a running mean of the weights with this decay, such as 0.999, and judge and end with it.
     patience

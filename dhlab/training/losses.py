@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from dhlab.errors import BadShapeError, BadValueError
-from dhlab.kernels.losses import dice_ce_loss
+from dhlab.kernels.losses import dice_ce_loss, focal_tversky_loss
 from dhlab.tasks import IGNORE, TASKS
 
 if TYPE_CHECKING:
@@ -18,7 +18,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["class_weights_of", "segmentation_loss", "task_loss"]
+__all__ = ["SEGMENTATION_LOSSES", "check_loss", "class_weights_of", "segmentation_loss", "task_loss"]
+
+SEGMENTATION_LOSSES = ("dice-ce", "focal-tversky")
+
+
+def check_loss(name: str | None, task: str, label_smoothing: float) -> None:
+    """Check that a loss chosen by name suits the task; None suits any.
+
+    Raises
+    ------
+    BadValueError
+        If a loss of segmentations is named for another task, or one that smooths no labels gets a share for it.
+    """
+    if name is not None and task != "segmentation":
+        raise BadValueError(f"loss is {name!r}, which is for segmentation; expected None for {task}, its own loss.")
+    if name == "focal-tversky" and label_smoothing:
+        raise BadValueError(
+            f"label_smoothing is {label_smoothing!r}; expected 0 with loss='focal-tversky', which smooths no labels: "
+            "leave it out, or take loss='dice-ce'."
+        )
 
 
 def task_loss(
@@ -29,6 +48,7 @@ def task_loss(
     class_weights: Tensor,
     sample_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
+    name: str | None = None,
 ) -> Tensor:
     """Return the loss of a batch.
 
@@ -49,12 +69,22 @@ def task_loss(
         ``(B,)`` float32; None counts all alike.
     label_smoothing
         Share of the target that is spread over all classes.
+    name
+        One of ``SEGMENTATION_LOSSES``, for a segmentation; None is the task's own.
 
     Returns
     -------
     Tensor
         Scalar; 0 with a gradient of 0 if nothing is labelled.
+
+    Raises
+    ------
+    BadValueError
+        If a loss of segmentations is named for another task, or one that smooths no labels gets a share for it.
     """
+    check_loss(name, task, label_smoothing)
+    if task == "segmentation" and name == "focal-tversky":
+        return _focal_tversky(logits, targets, class_weights, sample_weights)
     if task == "segmentation":
         return segmentation_loss(
             logits, targets, class_weights, sample_weights=sample_weights, label_smoothing=label_smoothing
@@ -112,6 +142,21 @@ def segmentation_loss(
         class_weights=weights,
         sample_weights=sample_weights,
         label_smoothing=label_smoothing,
+        per_sample=False,
+        present_only=True,
+        smooth=(0, 0),
+    )
+
+
+def _focal_tversky(logits: Tensor, targets: Tensor, weights: Tensor, sample_weights: Tensor | None) -> Tensor:
+    """Return focal Tversky over the classes in the batch plus weighted focal loss, with the usual constants."""
+    return focal_tversky_loss(
+        logits,
+        targets,
+        focal_weight=1,
+        ignore_index=IGNORE,
+        class_weights=weights,
+        sample_weights=sample_weights,
         per_sample=False,
         present_only=True,
         smooth=(0, 0),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dhlab.augment import Compose
 from dhlab.augment.windows import read_pipeline
 from dhlab.errors import BadValueError, DHLabWarning, UnknownNameError, suggest
+from dhlab.training.losses import SEGMENTATION_LOSSES
 
 if TYPE_CHECKING:
     import os
@@ -54,7 +55,7 @@ class Settings:
     augment: bool | float | str | os.PathLike[str] | Mapping[str, Any] | Transform = True
     class_weights: str | Sequence[float] = "root"
     label_smoothing: float = 0.0
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     averaging: float | None = None
     patience: int | None = None
     freeze: Sequence[str] = ()
@@ -70,6 +71,8 @@ class Settings:
             self._choose(name, known)
         if isinstance(self.class_weights, str):
             self._choose("class_weights", WEIGHTINGS)
+        if isinstance(self.loss, str):
+            self._choose("loss", SEGMENTATION_LOSSES)
         if self.activation_checkpointing is not None:
             self._choose("activation_checkpointing", RECOMPUTATIONS)
         if isinstance(self.freeze, str):
@@ -96,7 +99,7 @@ class Settings:
         values["freeze"] = list(self.freeze)
         if not isinstance(self.class_weights, str):
             values["class_weights"] = list(map(float, self.class_weights))
-        if self.loss is not None:
+        if self.loss is not None and not isinstance(self.loss, str):
             values["loss"] = (
                 f"{self.loss.__module__}.{getattr(self.loss, '__qualname__', type(self.loss).__qualname__)}"
             )

@@ -25,7 +25,7 @@ from dhlab.metrics import (
 from dhlab.networks import recompute
 from dhlab.tasks import TASKS
 from dhlab.training.loading import Loader
-from dhlab.training.losses import class_weights_of, task_loss
+from dhlab.training.losses import check_loss, class_weights_of, task_loss
 from dhlab.training.optimizing import (
     Averaged,
     freeze_parts,
@@ -98,6 +98,8 @@ class Trainer:
         self.model, self.data, self.settings = model, train, settings or Settings()
         check_trainable(model, train)
         self.task = TASKS[model.card.task]
+        if isinstance(self.settings.loss, str):
+            check_loss(self.settings.loss, self.task.name, self.settings.label_smoothing)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.sample_weights = _check_weights(sample_weights, len(train))
         if self.task.name == "regression" and not model.card.target_std:
@@ -321,8 +323,9 @@ class Trainer:
         if self.task.name == "regression":
             card = self.model.card
             aims = (aims - aims.new_tensor(card.target_mean)) / aims.new_tensor(card.target_std)
-        if self.settings.loss is not None:
-            return self.settings.loss(logits, aims)
+        loss = self.settings.loss
+        if loss is not None and not isinstance(loss, str):
+            return loss(logits, aims)
         return task_loss(
             logits,
             aims,
@@ -330,6 +333,7 @@ class Trainer:
             class_weights=self.class_weights,
             sample_weights=weights,
             label_smoothing=self.settings.label_smoothing,
+            name=loss,
         )
 
     def _logits(self, batch: Batch) -> Tensor:

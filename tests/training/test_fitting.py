@@ -345,6 +345,19 @@ def test_every_way_of_training_learns(options):
     assert report.values["validation balanced accuracy"] >= 0.9
 
 
+def test_a_loss_by_name_trains_and_is_recorded(slides, tmp_path):
+    options = {"batch_size": 4, "folder": tmp_path / "run", "progress": False, "loss": "focal-tversky"}
+    curve = fit(small_unet(), slides, epochs=3, **options).tables["Learning curve"]
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    with pytest.raises(ConflictError, match="loss"):
+        fit(small_unet(), slides, epochs=3, **(options | {"loss": None}))
+
+
+def test_a_loss_of_segmentations_is_refused_before_training():
+    with pytest.raises(BadValueError, match="which is for segmentation"):
+        fit(small_cnn(), tiny_classes(), loss="dice-ce", progress=False)
+
+
 def test_frozen_body_stays_and_learns_again_later():
     data, model = tiny_classes(), small_cnn()
     before = {name: value.clone() for name, value in model.state_dict().items()}

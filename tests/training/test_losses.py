@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from dhlab.errors import BadShapeError, BadValueError
+from dhlab.kernels.losses import LossTerms, loss_reference
 from dhlab.training import segmentation_loss, task_loss
 from dhlab.training.losses import class_weights_of
 
@@ -113,3 +114,29 @@ def test_class_weights():
         class_weights_of([1, 2], counts, **options)
     with pytest.raises(BadValueError, match="at least 0"):
         class_weights_of([1, -2, 1], counts, **options)
+
+
+def test_losses_by_name():
+    """Dice + cross-entropy is the default; focal Tversky is the kernel's, over the classes in the batch."""
+    rng = np.random.default_rng(2)
+    logits = torch.from_numpy(rng.normal(size=(2, 3, 11, 13)).astype(np.float32))
+    targets = torch.from_numpy(rng.integers(-1, 2, (2, 11, 13)))
+    options = {"class_weights": torch.tensor([1.0, 2, 3]), "sample_weights": torch.tensor([1.0, 0.5])}
+    default = task_loss(logits, targets, "segmentation", **options)
+    assert task_loss(logits, targets, "segmentation", name="dice-ce", **options) == default
+    found = task_loss(logits, targets, "segmentation", name="focal-tversky", **options)
+    terms = LossTerms(gamma=2, alpha=0.3, beta=0.7, exponent=0.75, ignore_index=-1, per_sample=False, present_only=True)
+    expected = loss_reference(logits.double(), targets, terms, **options)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "smoothing", "message"),
+    [
+        ("classification", "dice-ce", 0.0, "which is for segmentation; expected None for classification"),
+        ("segmentation", "focal-tversky", 0.1, "label_smoothing is 0.1; expected 0 with loss='focal-tversky'"),
+    ],
+)
+def test_a_loss_that_does_not_suit(task, name, smoothing, message):
+    with pytest.raises(BadValueError, match=message):
+        task_loss(ONES[None], ONES[None].long(), task, class_weights=ONES, label_smoothing=smoothing, name=name)

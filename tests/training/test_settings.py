@@ -37,10 +37,22 @@ def test_out_of_range(name, value):
         Settings(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["optimizer", "schedule", "precision", "class_weights", "activation_checkpointing"])
+@pytest.mark.parametrize(
+    "name", ["optimizer", "schedule", "precision", "class_weights", "activation_checkpointing", "loss"]
+)
 def test_unknown_names_list_the_known(name):
     with pytest.raises(UnknownNameError, match=r"Choose among"):
         Settings(**{name: "lots"})
+
+
+def test_a_misspelt_loss_is_suggested():
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'focal-tversky'"):
+        Settings(loss="focal-tverski")
+
+
+def test_a_loss_by_name_is_recorded():
+    assert Settings(loss="focal-tversky").to_dict()["loss"] == "focal-tversky"
+    assert Settings().to_dict()["loss"] is None  # as in runs from before losses had names
 
 
 def test_json():
