@@ -47,17 +47,33 @@ ALWAYS vf add_where(vm mask, vf sum, vf value) {
 }
 
 #define NONE 255 /* the code of a pixel that does not count */
+#define ENCODED 128 /* targets whose strays one byte can count */
 
 /* Targets to codes of one byte: a class, or NONE; returns how many are neither a class nor ignored. */
 #define ENCODE(name, type, unsigned_type)                                                                       \
     static long name(const void *from, long step, long n, long classes, int ignores, long ignored, uint8_t *codes) { \
-        const type *targets = from;                                                                             \
+        const type *targets = from, none = (type)ignored;                                                       \
+        unsigned_type most = (unsigned_type)(classes - 1);                                                      \
         long strays = 0;                                                                                        \
-        for (long i = 0; i < n; i++) {                                                                          \
-            type target = targets[i * step];                                                                    \
-            int skipped = ignores & (target == ignored), known = (unsigned_type)target < (unsigned_type)classes; \
-            codes[i] = known & !skipped ? (uint8_t)target : NONE;                                               \
-            strays += !known & !skipped;                                                                        \
+        ignores = ignores && none == ignored;                                                                   \
+        for (long at = 0; at < n; at += ENCODED) {                                                              \
+            long end = n - at < ENCODED ? n : at + ENCODED;                                                     \
+            unsigned_type some = 0; /* as narrow as the targets, so that vectors stay full */                   \
+            if (step == 1 && !ignores) {                                                                        \
+                for (long i = at; i < end; i++) {                                                               \
+                    unsigned_type target = (unsigned_type)targets[i];                                           \
+                    codes[i] = target <= most ? (uint8_t)target : NONE;                                         \
+                    some += target > most;                                                                      \
+                }                                                                                               \
+            } else {                                                                                            \
+                for (long i = at; i < end; i++) {                                                               \
+                    type target = targets[i * step];                                                            \
+                    int skipped = ignores & (target == none), known = (unsigned_type)target <= most;            \
+                    codes[i] = known & !skipped ? (uint8_t)target : NONE;                                       \
+                    some += !known & !skipped;                                                                  \
+                }                                                                                               \
+            }                                                                                                   \
+            strays += (long)some;                                                                               \
         }                                                                                                       \
         for (long i = n; i % LANES; i++) codes[i] = NONE;                                                       \
         return strays;                                                                                          \
