@@ -13,6 +13,7 @@
 #define LEAST 6e-8f /* of 1 - p, half a unit in the last place of 1 */
 enum { FLOAT32, BFLOAT16, FLOAT16 };
 enum { UINT8, INT16, INT32, INT64 };
+enum { GENERAL, PLAIN, FOCAL }; /* neither weights nor smoothing in the last two, a gamma of 0 and of 2 */
 
 static const int TARGET_SIZES[] = {1, 2, 4, 8};
 
@@ -23,7 +24,7 @@ struct task {
     double *sums;         /* (samples, chunks, 3 * classes + 3) */
     const float *slopes;  /* (samples, 2 * classes + 1) */
     long chunks, classes, pixels, ignored;
-    int type, target_type, interleaved, multilabel, ignores, plain, streams; /* plain: neither weights nor smoothing nor focus */
+    int type, target_type, interleaved, multilabel, ignores, kind, streams;
     float smoothing, gamma, total; /* of the weights */
 };
 
@@ -137,7 +138,7 @@ ALWAYS vf softmax(const float *logits, long stride, long classes, vf *chance, vf
 
 /* sums: of target * chance, chance, target per class, then of the entropy and of the pixels that count */
 ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *sums, long *strays, const long classes,
-                        const int plain) {
+                        const int kind) {
     uint8_t codes[CHUNK];
     *strays += encode(task, block, 0, classes, codes);
     vf overlap[MOST_CLASSES], chances[MOST_CLASSES], sizes[MOST_CLASSES], chance[MOST_CLASSES], entropy = sums[3 * classes];
@@ -145,7 +146,7 @@ ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *
     for (long c = 0; c < classes; c++)
         overlap[c] = sums[c], chances[c] = sums[classes + c], sizes[c] = sums[2 * classes + c];
     for (long i = 0; i < block->left; i += LANES) {
-        vf most, sum, own = splat(0), weight = splat(1), spread = splat(0);
+        vf most, sum, own = splat(0), right = splat(0), weight = splat(1), spread = splat(0);
         vi target = load_bytes_int(codes + i);
         vm counts = lt_int(target, splat_int(NONE));
         vf share = where(counts, softmax(block->logits + i, block->stride, classes, chance, &most, &sum));
@@ -157,13 +158,17 @@ ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *
             sizes[c] = add_where(is, sizes[c], splat(1));
             vf logit = load(block->logits + c * block->stride + i);
             own = pick(is, logit, own);
-            if (!plain) {
+            if (kind == FOCAL) right = pick(is, chance[c], right);
+            if (kind == GENERAL) {
                 weight = pick(is, splat(task->weights[c]), weight);
                 spread += task->weights[c] * logit;
             }
         }
         vf normaliser = most + logarithm_of(sum), loss = normaliser - own;
-        if (!plain) {
+        if (kind == FOCAL) {
+            vf missed = max(1.0f - right * share, splat(LEAST));
+            loss *= missed * missed;
+        } else if (kind == GENERAL) {
             if (task->gamma > 0) {
                 vf missed = max(1.0f - exponential(-loss), splat(LEAST));
                 loss *= ex2(task->gamma * lg2(missed));
@@ -180,7 +185,7 @@ ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *
 }
 
 ALWAYS void differ_softmax(const struct task *task, const struct block *block, const float *slopes, const long classes,
-                           const int plain, const int streams) {
+                           const int kind, const int streams) {
     uint8_t codes[CHUNK];
     encode(task, block, 0, classes, codes);
     vf chance[MOST_CLASSES];
@@ -195,17 +200,22 @@ ALWAYS void differ_softmax(const struct task *task, const struct block *block, c
             vm is = eq_int(target, splat_int((int)c));
             inner += chance[c] * of_chances[c];
             inner = add_product_where(is, inner, chance[c], splat(of_overlap[c]));
-            if (plain) continue;
+            if (kind == PLAIN) continue;
             own = pick(is, chance[c], own);
+            if (kind == FOCAL) continue;
             weight = pick(is, splat(task->weights[c]), weight);
         }
         vf towards = where(counts, splat(slopes[2 * classes])), even = splat(0), total = towards;
-        if (!plain) {
-            if (task->gamma > 0) {
-                vf right = own * share, missed = max(1.0f - right, splat(LEAST)), raised = lg2(missed) * task->gamma;
-                vf loss = logarithm_of(max(right, splat(1e-37f)));
-                weight *= ex2(raised) - task->gamma * right * loss * ex2(raised - lg2(missed));
-            }
+        if (kind != PLAIN && (kind == FOCAL || task->gamma > 0)) {
+            vf right = own * share, missed = max(1.0f - right, splat(LEAST));
+            vf lower = kind == FOCAL ? missed : ex2((task->gamma - 1) * lg2(missed)); /* one power below the focus */
+            float gamma = kind == FOCAL ? 2 : task->gamma;
+            weight *= lower * (missed - gamma * right * logarithm_of(max(right, splat(1e-37f))));
+        }
+        if (kind == FOCAL) {
+            towards *= weight;
+            total = towards;
+        } else if (kind == GENERAL) {
             even = towards * (task->smoothing / (float)classes);
             towards *= weight * (1 - task->smoothing);
             total = towards + even * task->total;
@@ -216,7 +226,7 @@ ALWAYS void differ_softmax(const struct task *task, const struct block *block, c
             vm is = eq_int(target, splat_int((int)c));
             vf value = add_product_where(is, total + share * of_chances[c], share, splat(of_overlap[c]));
             value = add_where(is, chance[c] * value, -towards);
-            if (!plain) value -= even * task->weights[c];
+            if (kind == GENERAL) value -= even * task->weights[c];
             if (streams) stream(block->gradient + c * block->stride + i, value);
             else store(block->gradient + c * block->stride + i, value);
         }
@@ -287,39 +297,45 @@ ALWAYS void differ_sigmoid(const struct task *task, const struct block *block, c
     }
 }
 
-/* One function per number of classes that is common, so that the chances stay in registers. */
-#define VARIANT(classes)                                                                                          \
-    static __attribute__((noinline)) void add_softmax_##classes(const struct task *task, const struct block *block, \
-                                                                vf *sums, long *strays) {                         \
-        add_softmax(task, block, sums, strays, classes, 1);                                                       \
-    }                                                                                                             \
-    static __attribute__((noinline)) void differ_softmax_##classes(                                               \
-        const struct task *task, const struct block *block, const float *slopes) {                                \
-        if (block->streams) differ_softmax(task, block, slopes, classes, 1, 1);                                   \
-        else differ_softmax(task, block, slopes, classes, 1, 0);                                                  \
-    }
-VARIANT(2) VARIANT(3) VARIANT(4) VARIANT(5) VARIANT(6)
+#define SEPARATE static __attribute__((noinline))
 
-static __attribute__((noinline)) void add_block(const struct task *task, const struct block *block, vf *sums, long *strays) {
-    if (task->multilabel) add_sigmoid(task, block, sums, strays, task->classes);
-    else if (!task->plain) add_softmax(task, block, sums, strays, task->classes, 0);
-    else if (task->classes == 2) add_softmax_2(task, block, sums, strays);
-    else if (task->classes == 3) add_softmax_3(task, block, sums, strays);
-    else if (task->classes == 4) add_softmax_4(task, block, sums, strays);
-    else if (task->classes == 5) add_softmax_5(task, block, sums, strays);
-    else if (task->classes == 6) add_softmax_6(task, block, sums, strays);
-    else add_softmax(task, block, sums, strays, task->classes, 1);
+/* One function per kind and number of classes that is common, so that the chances stay in registers. */
+#define VARIANT(kind, classes)                                                                                    \
+    SEPARATE void add_##kind##_##classes(const struct task *task, const struct block *block, vf *sums, long *strays) { \
+        add_softmax(task, block, sums, strays, classes, kind);                                                    \
+    }                                                                                                             \
+    SEPARATE void differ_##kind##_##classes(const struct task *task, const struct block *block, const float *slopes) { \
+        if (block->streams) differ_softmax(task, block, slopes, classes, kind, 1);                                \
+        else differ_softmax(task, block, slopes, classes, kind, 0);                                               \
+    }
+#define VARIANTS(kind) VARIANT(kind, 2) VARIANT(kind, 3) VARIANT(kind, 4) VARIANT(kind, 5) VARIANT(kind, 6)
+VARIANTS(GENERAL) VARIANTS(PLAIN) VARIANTS(FOCAL)
+
+static void (*const add_variants[3][5])(const struct task *, const struct block *, vf *, long *) = {
+    {add_GENERAL_2, add_GENERAL_3, add_GENERAL_4, add_GENERAL_5, add_GENERAL_6},
+    {add_PLAIN_2, add_PLAIN_3, add_PLAIN_4, add_PLAIN_5, add_PLAIN_6},
+    {add_FOCAL_2, add_FOCAL_3, add_FOCAL_4, add_FOCAL_5, add_FOCAL_6},
+};
+static void (*const differ_variants[3][5])(const struct task *, const struct block *, const float *) = {
+    {differ_GENERAL_2, differ_GENERAL_3, differ_GENERAL_4, differ_GENERAL_5, differ_GENERAL_6},
+    {differ_PLAIN_2, differ_PLAIN_3, differ_PLAIN_4, differ_PLAIN_5, differ_PLAIN_6},
+    {differ_FOCAL_2, differ_FOCAL_3, differ_FOCAL_4, differ_FOCAL_5, differ_FOCAL_6},
+};
+
+SEPARATE void add_block(const struct task *task, const struct block *block, vf *sums, long *strays) {
+    long classes = task->classes;
+    if (task->multilabel) add_sigmoid(task, block, sums, strays, classes);
+    else if (classes >= 2 && classes <= 6) add_variants[task->kind][classes - 2](task, block, sums, strays);
+    else if (task->kind == PLAIN) add_softmax(task, block, sums, strays, classes, PLAIN);
+    else add_softmax(task, block, sums, strays, classes, GENERAL);
 }
 
-static __attribute__((noinline)) void differ_block(const struct task *task, const struct block *block, const float *slopes) {
-    if (task->multilabel) differ_sigmoid(task, block, slopes, task->classes);
-    else if (!task->plain) differ_softmax(task, block, slopes, task->classes, 0, 0);
-    else if (task->classes == 2) differ_softmax_2(task, block, slopes);
-    else if (task->classes == 3) differ_softmax_3(task, block, slopes);
-    else if (task->classes == 4) differ_softmax_4(task, block, slopes);
-    else if (task->classes == 5) differ_softmax_5(task, block, slopes);
-    else if (task->classes == 6) differ_softmax_6(task, block, slopes);
-    else differ_softmax(task, block, slopes, task->classes, 1, 0);
+SEPARATE void differ_block(const struct task *task, const struct block *block, const float *slopes) {
+    long classes = task->classes;
+    if (task->multilabel) differ_sigmoid(task, block, slopes, classes);
+    else if (classes >= 2 && classes <= 6) differ_variants[task->kind][classes - 2](task, block, slopes);
+    else if (task->kind == PLAIN) differ_softmax(task, block, slopes, classes, PLAIN, 0);
+    else differ_softmax(task, block, slopes, classes, GENERAL, 0);
 }
 
 static void load_run(float *to, const char *from, long n, int type) {
@@ -424,11 +440,12 @@ static struct task describe(const void *logits, const void *targets, const float
                         .classes = sizes[1], .pixels = sizes[2], .type = (int)sizes[3], .interleaved = (int)sizes[4],
                         .target_type = (int)sizes[5], .multilabel = (int)sizes[6], .ignores = (int)sizes[7],
                         .ignored = sizes[8], .smoothing = numbers[0], .gamma = numbers[1]};
-    task.plain = task.smoothing == 0 && task.gamma == 0;
+    int unweighted = task.smoothing == 0;
     for (long c = 0; c < task.classes; c++) {
         task.total += weights[c];
-        task.plain &= weights[c] == 1;
+        unweighted &= weights[c] == 1;
     }
+    task.kind = !unweighted ? GENERAL : task.gamma == 0 ? PLAIN : task.gamma == 2 ? FOCAL : GENERAL;
     return task;
 }
 
