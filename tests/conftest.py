@@ -42,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def nan_poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill fresh tensors with NaN (or the largest integer): an element that a kernel leaves unwritten shows."""
     import torch
+    import torch._dynamo  # it remembers functions by identity when it is imported, and not the poisoned ones
 
     def poison(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dtype is torch.bool:
