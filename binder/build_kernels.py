@@ -51,7 +51,7 @@ def build(compiler: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         jobs, objects = [], []
         for source in sorted(FOLDER.glob("*.c")):
-            for name, flags in SETS.items() if "simd.h" in source.read_text() else [("base", [])]:
+            for name, flags in SETS.items() if "NAME(" in source.read_text() else [("base", [])]:
                 target = str(Path(folder) / f"{source.stem}_{name}.o")
                 define = [f"-DDHLAB_SET={name}", f'-DDHLAB_DIGEST="{digest_sources()}"']
                 jobs.append([compiler, *FLAGS, *flags, *define, "-c", str(source), "-o", target])

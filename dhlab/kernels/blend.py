@@ -9,7 +9,8 @@ import torch
 
 from dhlab.errors import BadShapeError, BadValueError, UnknownNameError, suggest
 from dhlab.kernels._choice import choose
-from dhlab.kernels._cpu.blend import ACTIVATIONS, RESULTS, TYPES, blend_cpu, can_blend
+from dhlab.kernels._cpu.blend import ACTIVATIONS, RESULTS, blend_cpu, can_blend
+from dhlab.kernels._cpu.floats import FLOATS
 from dhlab.kernels._operators import register
 from dhlab.kernels._windows import arrange_windows
 
@@ -230,7 +231,7 @@ def _batches(scores: Tensor | Sequence[Tensor], channel_axis: int) -> list[Tenso
     first = batches[0]
     if any((b.shape[1:], b.dtype, b.device) != (first.shape[1:], first.dtype, first.device) for b in batches):
         raise BadShapeError("batches of scores differ in window, type or device; expected the same of all.")
-    if first.dtype not in TYPES or 0 in first.shape[1:]:
+    if first.dtype not in FLOATS or 0 in first.shape[1:]:
         raise BadShapeError(
             f"scores are {tuple(first.shape)} {first.dtype}; expected windows of at least one pixel and channel, "
             "float32, bfloat16 or float16."

@@ -4,8 +4,8 @@
  * Matrices are float32 or bfloat16; rows of `gates` hold `hidden` values, then as many gates. Rows that are read whole
  * vectors at a time may be read beyond their end, so the caller leaves SLACK elements behind matrices; parameters and
  * sums come padded: `hidden` to a multiple of SLACK in score weights and biases, `width` in pooled sums. */
+#include "floats.h"
 #include "parallel.h"
-#include "simd.h"
 #include <math.h>
 
 #define SLACK 64
@@ -13,24 +13,7 @@
 #define MOST_HIDDEN 4096
 #define MOST_HEADS 64
 #define LOG2_E 1.44269504f
-enum { FLOAT32, BFLOAT16 };
 #define INLINE static inline __attribute__((always_inline))
-
-INLINE vf get(const void *from, long at, int type) {
-    return type == FLOAT32 ? load((const float *)from + at) : load_bf16((const uint16_t *)from + at);
-}
-
-INLINE void put(void *to, long at, vf value, int type, long n) {
-    char whole[4 * LANES];
-    if (n >= LANES) {
-        if (type == FLOAT32) store((float *)to + at, value);
-        else store_bf16((uint16_t *)to + at, value);
-    } else {
-        int size = type == FLOAT32 ? 4 : 2;
-        put(whole, 0, value, type, LANES);
-        memcpy((char *)to + at * size, whole, (size_t)(n * size));
-    }
-}
 
 INLINE vf only(long n, vf value) { return n >= LANES ? value : pick(first((int)n), value, splat(0.0f)); }
 
@@ -78,9 +61,9 @@ static long rows_of(const struct task *task, long i) { return (i + 1) * ROWS < t
 INLINE void rectify_rows(const struct task *task, long i, int type) {
     for (long row = i * ROWS; row < rows_of(task, i); row++)
         for (long j = 0; j < task->width; j += LANES) {
-            vf value = get(task->embedded, row * task->width + j, type) + load(task->gate_bias + j);
+            vf value = load_typed(task->embedded, row * task->width + j, type) + load(task->gate_bias + j);
             value = pick(lt(value, splat(0.0f)), splat(0.0f), value); /* keeps NaN */
-            put(task->embedded, row * task->width + j, value, type, task->width - j);
+            store_some(task->embedded, row * task->width + j, value, type, task->width - j);
         }
 }
 
@@ -101,8 +84,8 @@ INLINE void score_rows(const struct task *task, long i, int type) {
     long hidden = task->hidden;
     for (long row = i * ROWS; row < rows_of(task, i); row++) {
         for (long j = 0; j < hidden; j += LANES) {
-            vf value = get(task->gates, row * 2 * hidden + j, type) + load(task->gate_bias + j);
-            vf gate = get(task->gates, (row * 2 + 1) * hidden + j, type) + load(task->gate_bias + task->padded_hidden + j);
+            vf value = load_typed(task->gates, row * 2 * hidden + j, type) + load(task->gate_bias + j);
+            vf gate = load_typed(task->gates, (row * 2 + 1) * hidden + j, type) + load(task->gate_bias + task->padded_hidden + j);
             squash(&value, &gate);
             store(gated + j, only(hidden - j, value * gate));
         }
@@ -152,7 +135,7 @@ INLINE void pool_columns(const struct task *task, long i, int type) {
             for (long row = from; row < to; row++) {
                 vf share = splat(task->shares[row * task->heads + head]);
                 for (int k = 0; k < VECTORS; k++)
-                    total[k] += share * get(task->embedded, row * task->width + column + k * LANES, type);
+                    total[k] += share * load_typed(task->embedded, row * task->width + column + k * LANES, type);
             }
             for (int k = 0; k < VECTORS; k++) store(pooled + k * LANES, total[k]);
         }
@@ -192,7 +175,7 @@ INLINE void differentiate_rows(const struct task *task, long i, int type) {
                 const float *pull = task->pooled + (bag * heads + head) * task->padded_width;
                 vf total = splat(0.0f);
                 for (long j = 0; j < task->width; j += LANES)
-                    total += only(task->width - j, get(task->embedded, row * task->width + j, type)) * load(pull + j);
+                    total += only(task->width - j, load_typed(task->embedded, row * task->width + j, type)) * load(pull + j);
                 float share = expf(task->scores[row * heads + head] - task->most[bag * heads + head]);
                 task->shares[row * heads + head] = share;
                 towards[head] = share * (sum(total) + task->grad_shift[bag * heads + head]) +
@@ -200,8 +183,8 @@ INLINE void differentiate_rows(const struct task *task, long i, int type) {
             }
             for (long j = 0; j < hidden; j += LANES) {
                 long at = row * 2 * hidden + j;
-                vf value = get(task->gates, at, type) + load(task->gate_bias + j);
-                vf gate = get(task->gates, at + hidden, type) + load(task->gate_bias + padded + j);
+                vf value = load_typed(task->gates, at, type) + load(task->gate_bias + j);
+                vf gate = load_typed(task->gates, at + hidden, type) + load(task->gate_bias + padded + j);
                 squash(&value, &gate);
                 vf pull = splat(0.0f);
                 for (long head = 0; head < heads; head++) {
@@ -214,8 +197,8 @@ INLINE void differentiate_rows(const struct task *task, long i, int type) {
                 float *sums = partial + heads * padded + j;
                 store(sums, load(sums) + for_value);
                 store(sums + padded, load(sums + padded) + for_gate);
-                put(task->gates, at, for_value, type, hidden - j);
-                put(task->gates, at + hidden, for_gate, type, hidden - j);
+                store_some(task->gates, at, for_value, type, hidden - j);
+                store_some(task->gates, at + hidden, for_gate, type, hidden - j);
             }
         }
 }
@@ -256,13 +239,13 @@ INLINE void spread_columns(const struct task *task, long i, int type) {
             for (int k = 0; k < VECTORS; k++) {
                 long column = i * SLACK + k * LANES, at = row * width + column;
                 if (column >= width) break;
-                vf pull = get(task->gradient, at, type);
+                vf pull = load_typed(task->gradient, at, type);
                 for (long head = 0; head < heads; head++)
                     pull += task->shares[row * heads + head] *
                             load(task->pooled + (bag * heads + head) * task->padded_width + column);
-                if (task->rectified) pull = pick(lt(splat(0.0f), get(task->embedded, at, type)), pull, splat(0.0f));
+                if (task->rectified) pull = pick(lt(splat(0.0f), load_typed(task->embedded, at, type)), pull, splat(0.0f));
                 sums[k] += pull;
-                put(task->gradient, at, pull, type, width - column);
+                store_some(task->gradient, at, pull, type, width - column);
             }
     for (int k = 0; k < VECTORS; k++) {
         float *total = task->sums + i * SLACK + k * LANES;

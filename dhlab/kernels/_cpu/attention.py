@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from dhlab.kernels._attention import SLACK, Workspace
 from dhlab.kernels._cpu import bind, pointer, threads_for
+from dhlab.kernels._cpu.floats import FLOATS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CpuSteps", "can_pool"]
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1}
 MOST_HIDDEN, MOST_HEADS, ROWS = 4096, 64, 64
 
 
@@ -35,7 +35,7 @@ class CpuSteps:
         self.workspace = Workspace(parameters.gate_weight)
         self.heads, self.hidden = parameters.score_weight.shape
         self.bags, self.width = len(offsets) - 1, parameters.gate_weight.shape[1]
-        self.type = TYPES[parameters.gate_weight.dtype]
+        self.type = FLOATS[parameters.gate_weight.dtype]
         self.score_weight = _padded(parameters.score_weight)
         self.score_bias = parameters.score_bias.contiguous()
         self.gate_bias = _padded(parameters.gate_bias.view(2, self.hidden))

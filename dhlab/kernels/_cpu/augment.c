@@ -1,15 +1,15 @@
 /* Augmentation in one pass, see kernels/augment.py for what each stage means. A row is taken in segments that stay in
  * the first cache; each stage is a loop over a segment, so that its constants stay in registers. */
 #include "density.h"
+#include "floats.h"
 #include "parallel.h"
 #include "philox.h"
 #include "sampling.h"
-#include "simd.h"
 #include <math.h>
 #include <stdlib.h>
 
 #define BAND 8192 /* pixels of one task, about */
-enum { FLOAT32, BFLOAT16, FLOAT16, UINT8 };
+enum { UINT8 = FLOAT16 + 1 };
 enum { TABLE = 1, STAIN = 2, COLOUR = 4, GAMMA = 8, GAUSSIAN_NOISE = 16, LAPLACE_NOISE = 32, POISSON_NOISE = 64,
        SALT_PIXELS = 128, PEPPER_PIXELS = 256, DROPOUT_CELLS = 512, CUTOUTS = 1024, BLUR = 2048, SHARPEN = 4096 };
 #define IN_PLACE (DROPOUT_CELLS | CUTOUTS | GAUSSIAN_NOISE | LAPLACE_NOISE | POISSON_NOISE | SALT_PIXELS | PEPPER_PIXELS)
@@ -190,30 +190,28 @@ static inline vf whole_level(vf light) { return clamp(round_of(light * 255.0f), 
 static inline __attribute__((always_inline)) void put_plane(const struct result *result, int type, char *to,
                                                             const float *from, int c, long n) {
     vf scale = splat(result->scale[c]), shift = splat(result->shift[c]);
-    long i = 0, size = type == FLOAT32 ? 4 : type == UINT8 ? 1 : 2;
+    long i = 0;
     int past_caches = type == FLOAT32 && is_aligned(to);
     for (; i + LANES <= n; i += LANES) {
         vf value = load(from + i);
         if (type == UINT8) store_bytes((uint8_t *)to + i, to_int(whole_level(value)));
-        else if (type == BFLOAT16) store_bf16((uint16_t *)to + i, value * scale + shift);
-        else if (type == FLOAT16) store_fp16((uint16_t *)to + i, value * scale + shift);
         else if (past_caches) stream((float *)to + i, value * scale + shift);
-        else store((float *)to + i, value * scale + shift);
+        else store_typed(to, i, value * scale + shift, type);
     }
-    if (i < n) {
-        char last[4 * LANES];
-        vf value = load(from + i);
-        if (type == UINT8) store_bytes((uint8_t *)last, to_int(whole_level(value)));
-        else if (type == BFLOAT16) store_bf16((uint16_t *)last, value * scale + shift);
-        else if (type == FLOAT16) store_fp16((uint16_t *)last, value * scale + shift);
-        else store((float *)last, value * scale + shift);
-        memcpy(to + i * size, last, (size_t)((n - i) * size));
+    if (i == n) return;
+    vf value = load(from + i);
+    if (type == UINT8) {
+        uint8_t last[LANES];
+        store_bytes(last, to_int(whole_level(value)));
+        memcpy(to + i, last, (size_t)(n - i));
+    } else {
+        store_some(to, i, value * scale + shift, type, n - i);
     }
 }
 
 static inline __attribute__((always_inline)) void put_pixels(const struct result *result, int type, char *to,
                                                              segment v, long n) {
-    long size = type == FLOAT32 ? 4 : type == UINT8 ? 1 : 2;
+    long size = type == UINT8 ? 1 : size_of(type);
     for (long i = 0; i < n; i += LANES) {
         char three[3][4 * LANES], pixels[12 * LANES];
         if (type == UINT8) {
@@ -224,9 +222,7 @@ static inline __attribute__((always_inline)) void put_pixels(const struct result
         } else {
             for (int c = 0; c < 3; c++) {
                 vf value = load(v[c] + i) * result->scale[c] + result->shift[c];
-                if (type == BFLOAT16) store_bf16((uint16_t *)three[c], value);
-                else if (type == FLOAT16) store_fp16((uint16_t *)three[c], value);
-                else store((float *)three[c], value);
+                store_typed(three[c], 0, value, type);
             }
             char *into = n - i >= LANES ? to + 3 * i * size : pixels;
             for (long lane = 0; lane < LANES; lane++)
@@ -237,7 +233,7 @@ static inline __attribute__((always_inline)) void put_pixels(const struct result
 }
 
 static void put(const struct result *result, long sample, long pixel, segment v, long n) {
-    long size = result->type == FLOAT32 ? 4 : result->type == UINT8 ? 1 : 2;
+    long size = result->type == UINT8 ? 1 : size_of(result->type);
     char *to = result->to + (sample * result->sample + pixel * result->pixel) * size;
     if (result->pixel == 3) {
         if (result->type == FLOAT32) put_pixels(result, FLOAT32, to, v, n);

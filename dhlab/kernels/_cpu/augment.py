@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dhlab.kernels._cpu import bind, pointer, threads_for
+from dhlab.kernels._cpu.floats import FLOATS
 from dhlab.kernels.plan import BORDERS, INTERPOLATIONS, STAGES
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["augment_cpu", "augment_masks_cpu"]
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+TYPES = FLOATS | {torch.uint8: 3}
 SPARE = 16  # floats beyond the memory for blur, of which the last vector reads some
 
 

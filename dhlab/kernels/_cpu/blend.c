@@ -1,10 +1,9 @@
 /* Overlapping windows to one picture: each row gathers the windows that cover it, in their order, and is written once. */
+#include "floats.h"
 #include "parallel.h"
-#include "simd.h"
 
 #define MOST_CHANNELS 64
 #define MOST_COLUMNS 256 /* of a cell */
-enum { FLOAT32, BFLOAT16, FLOAT16 };
 enum { SCORES, QUANTISED, CLASSES, MASK };
 enum { NONE, SOFTMAX, SIGMOID };
 #define LOG2E 1.4426950408889634f
@@ -22,22 +21,17 @@ struct task {
     float threshold;
 };
 
-static inline vf get(const char *from, long at, int type) {
-    if (type == FLOAT32) return load((const float *)from + at);
-    return type == BFLOAT16 ? load_bf16((const uint16_t *)from + at) : load_fp16((const uint16_t *)from + at);
-}
-
 static inline void add_vector(float *sums, vf weight, vf score) { store(sums, load(sums) + weight * score); }
 
 static inline void add(float *sums, const float *weights, const char *from, long n, int type) {
     long i = 0;
-    for (; i + LANES <= n; i += LANES) add_vector(sums + i, load(weights + i), get(from, i, type));
+    for (; i + LANES <= n; i += LANES) add_vector(sums + i, load(weights + i), load_typed(from, i, type));
     if (i == n) return;
     float last_weights[LANES] = {0}, last[LANES] = {0};
-    size_t size = type == FLOAT32 ? 4 : 2;
+    size_t size = (size_t)size_of(type);
     memcpy(last_weights, weights + i, (size_t)(n - i) * 4);
     memcpy(last, from + (size_t)i * size, (size_t)(n - i) * size);
-    add_vector(sums + i, load(last_weights), get((const char *)last, 0, type));
+    add_vector(sums + i, load(last_weights), load_typed(last, 0, type));
 }
 
 static void add_typed(float *sums, const float *weights, const char *from, long n, int type) {
@@ -55,7 +49,7 @@ static void unpack(float *to, const char *from, long step, long n, int type) {
     uint16_t halves[MOST_COLUMNS + LANES];
     for (long i = 0; i < n; i++) halves[i] = ((const uint16_t *)from)[i * step];
     memset(halves + n, 0, LANES * 2);
-    for (long i = 0; i < n; i += LANES) store(to + i, get((const char *)halves, i, type));
+    for (long i = 0; i < n; i += LANES) store(to + i, load_typed(halves, i, type));
 }
 
 static void activate(line *scores, long channels, long n, int activation) {
@@ -79,7 +73,7 @@ static void activate(line *scores, long channels, long n, int activation) {
 }
 
 static void add_window(const struct task *task, line *sums, const float *weights, const char *from, long begin, long n) {
-    long channels = task->channels, size = task->type == FLOAT32 ? 4 : 2;
+    long channels = task->channels, size = size_of((int)task->type);
     if (task->activation == NONE && task->score_column == 1) {
         for (long c = 0; c < channels; c++)
             add_typed(sums[c] + begin, weights, from + c * task->score_channel * size, n, (int)task->type);
@@ -154,7 +148,7 @@ static void body(void *context, long cell) {
     long top = cell / across * task->cell_rows, left = cell % across * task->cell_columns;
     long bottom = top + task->cell_rows < task->out_rows ? top + task->cell_rows : task->out_rows;
     long right = left + task->cell_columns < task->out_columns ? left + task->cell_columns : task->out_columns;
-    long size = task->type == FLOAT32 ? 4 : 2, out_size = task->result == SCORES ? 4 : 1;
+    long size = size_of((int)task->type), out_size = task->result == SCORES ? 4 : 1;
     /* Members come by their first row, and all are equally high: those that cover a row follow one another. */
     long first = task->starts[cell], end = first;
     line sums[MOST_CHANNELS + 1];

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-import torch
-
 from dhlab.kernels._cpu import bind, pointer, threads_for
+from dhlab.kernels._cpu.floats import FLOATS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["blend_cpu", "can_blend"]
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 RESULTS = ("scores", "quantised", "classes", "mask")
 ACTIVATIONS = ("none", "softmax", "sigmoid")
 MOST_CHANNELS = 64
@@ -24,7 +22,7 @@ MOST_CHANNELS = 64
 
 def can_blend(scores: Tensor) -> bool:
     """Return whether the C form covers scores ``(B, C, h, w)``, any strides."""
-    return scores.dtype in TYPES and scores.shape[1] <= MOST_CHANNELS
+    return scores.dtype in FLOATS and scores.shape[1] <= MOST_CHANNELS
 
 
 def blend_cpu(
@@ -57,6 +55,6 @@ def blend_cpu(
     """
     threads = threads_for(len(offsets) * scores.shape[1:].numel() * scores.element_size())
     sizes = [*scores.shape[1:], *out.shape[1:], *layout.cell, *scores.stride()[1:], *out.stride()[:2]]
-    sizes += [TYPES[scores.dtype], RESULTS.index(result), ACTIVATIONS.index(activation), threads]
+    sizes += [FLOATS[scores.dtype], RESULTS.index(result), ACTIVATIONS.index(activation), threads]
     tensors = (scores, offsets, layout.rows, layout.columns, layout.starts, layout.members, weights, out)
     bind("blend", "pppppppppf")(*map(pointer, tensors), (ctypes.c_long * len(sizes))(*sizes), threshold)

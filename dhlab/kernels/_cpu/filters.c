@@ -2,15 +2,14 @@
  *
  * A task is a tile of one plane. Its last source rows and its last rows of gradient products stay in two rings, so the
  * image is read once and only features are written. What a row holds does not depend on how tiles and bands are cut. */
+#include "floats.h"
 #include "parallel.h"
-#include "simd.h"
 #include <stdatomic.h>
 
 #define MOST_RADIUS 1024
 #define TILE 1024     /* columns: the rings of a standard deviation of 8 pixels fit a second-level cache of 1 MiB */
 #define LEAST_BAND 64 /* rows: fewer, and most of the work is getting started */
 enum { GAUSSIAN, GRADIENT, LAPLACIAN, STRUCTURE, HESSIAN, FEATURES };
-enum { FLOAT32, BFLOAT16, FLOAT16 };
 
 struct sizes { /* as Python packs them; strides count elements */
     long samples, planes, height, width;
@@ -50,23 +49,17 @@ static inline long most(long a, long b) { return a > b ? a : b; }
 static inline long whole(long n) { return (n + LANES - 1) / LANES * LANES; }
 static inline long ring(long radius, long height) { return least(2 * radius + 1, height); }
 
-static inline void put(char *to, long at, vf value, int type) {
-    if (type == FLOAT32) store((float *)to + at, value);
-    else if (type == BFLOAT16) store_bf16((uint16_t *)to + at, value);
-    else store_fp16((uint16_t *)to + at, value);
-}
-
 /* n values of one feature at columns x and following of an output row */
 static inline void emit(const struct work *work, char *to, long feature, long x, long n, vf value) {
     const struct sizes *s = &work->bank->s;
-    int type = (int)s->type, size = type == FLOAT32 ? 4 : 2;
+    int type = (int)s->type, size = (int)size_of(type);
     to += size * (feature * s->to_feature + x * s->to_column);
     if (s->to_column == 1 && n == LANES) {
-        put(to, 0, value, type);
+        store_typed(to, 0, value, type);
         return;
     }
     char lanes[4 * LANES];
-    put(lanes, 0, value, type);
+    store_typed(lanes, 0, value, type);
     for (long i = 0; i < n; i++) {
         char *pixel = to + size * i * s->to_column;
         if (size == 4) memcpy(pixel, lanes + 4 * i, 4);
@@ -231,7 +224,7 @@ static void run(const struct work *work) {
     const struct bank *bank = work->bank;
     const struct sizes *s = &bank->s;
     long radius = work->radius, reach = bank->structure ? work->reach : 0, shift = work->pad - work->x0;
-    long size = ring(radius, s->height), kept = ring(reach, s->height), bytes = s->type == FLOAT32 ? 4 : 2;
+    long size = ring(radius, s->height), kept = ring(reach, s->height), bytes = size_of((int)s->type);
     long from = most(0, work->x0 - reach), until = least(s->width, work->x1 + reach);
     long first = most(0, work->y0 - reach), last = least(s->height, work->y1 + reach), done = work->y0;
     long loaded = most(0, first - radius);
@@ -281,7 +274,7 @@ static void worker(void *context, long index) {
     struct bank *bank = context;
     const struct sizes *s = &bank->s;
     long per_plane = bank->tiles * bank->bands, tasks = s->samples * s->planes * per_plane;
-    long size = s->type == FLOAT32 ? 4 : 2;
+    long size = size_of((int)s->type);
     float *scratch = bank->scratch + index * bank->scratch_size;
     memset(scratch, 0, (size_t)bank->scratch_size * sizeof(float)); /* lanes beyond a row are computed, and unused */
     struct work work = {.bank = bank};

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dhlab.kernels._cpu import bind, pointer, threads_for
+from dhlab.kernels._cpu.floats import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["can_filter", "filter_bank_cpu"]
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_RADIUS = 1024
 
 
 def can_filter(images: Tensor, out: Tensor, *, radius: int) -> bool:
     """Return whether the C form covers this case: ``(B, C, H, W)`` bytes or floats in, any strides."""
-    return images.dtype in (torch.uint8, torch.float32) and out.dtype in TYPES and radius <= MOST_RADIUS
+    return images.dtype in (torch.uint8, torch.float32) and out.dtype in FLOATS and radius <= MOST_RADIUS
 
 
 def filter_bank_cpu(
@@ -52,7 +52,7 @@ def filter_bank_cpu(
     sample, feature, row, column = out.stride()
     threads = threads_for(out.numel() * out.element_size())
     sizes = [*images.shape, *images.stride(), sample, len(weights) * per_scale * feature, feature, row, column, *places]
-    sizes += [len(weights), per_scale, images.dtype == torch.float32, TYPES[out.dtype], threads]
+    sizes += [len(weights), per_scale, images.dtype == torch.float32, FLOATS[out.dtype], threads]
     packed = _pack(sizes)
     reaches = _pack([len(part) - 1 for pair in weights for part in pair])
     inner, outer = (torch.cat(parts) for parts in zip(*weights, strict=True))

@@ -1,7 +1,7 @@
 /* Segmentation losses: the sums that Dice, Tversky, cross-entropy and focal terms need in one pass over the logits, the
  * loss and its slopes from the sums, and the gradient in a second pass. */
+#include "floats.h"
 #include "parallel.h"
-#include "simd.h"
 #include <math.h>
 
 #define CHUNK 8192 /* pixels of one task: sums are single precision within, double across */
@@ -11,7 +11,6 @@
 #define LOG2E 1.44269504f
 #define LN2 0.69314718f
 #define LEAST 6e-8f /* of 1 - p, half a unit in the last place of 1 */
-enum { FLOAT32, BFLOAT16, FLOAT16 };
 enum { UINT8, INT16, INT32, INT64 };
 enum { GENERAL, PLAIN, FOCAL }; /* neither weights nor smoothing in the last two, a gamma of 0 and of 2 */
 
@@ -339,31 +338,22 @@ SEPARATE void differ_block(const struct task *task, const struct block *block, c
 }
 
 static void load_run(float *to, const char *from, long n, int type) {
-    int size = type == FLOAT32 ? 4 : 2;
+    long size = size_of(type);
     for (long i = 0; i < n; i += LANES) {
         char some[4 * LANES] = {0};
         const char *source = from + i * size;
         if (n - i < LANES) source = memcpy(some, source, (size_t)((n - i) * size));
-        if (type == FLOAT32) store(to + i, load((const float *)source));
-        else if (type == BFLOAT16) store(to + i, load_bf16((const uint16_t *)source));
-        else store(to + i, load_fp16((const uint16_t *)source));
+        store(to + i, load_typed(source, 0, type));
     }
 }
 
 static void store_run(char *to, const float *from, long n, int type) {
-    int size = type == FLOAT32 ? 4 : 2;
-    for (long i = 0; i < n; i += LANES) {
-        char some[4 * LANES], *target = n - i < LANES ? some : to + i * size;
-        if (type == FLOAT32) store((float *)target, load(from + i));
-        else if (type == BFLOAT16) store_bf16((uint16_t *)target, load(from + i));
-        else store_fp16((uint16_t *)target, load(from + i));
-        if (n - i < LANES) memcpy(to + i * size, some, (size_t)((n - i) * size));
-    }
+    for (long i = 0; i < n; i += LANES) store_some(to, i, load(from + i), type, n - i);
 }
 
 /* between (pixels, classes) in memory and BLOCK pixels of each class at hand */
 static void load_block(const struct task *task, long sample, long begin, long n, float *rows) {
-    long classes = task->classes, size = task->type == FLOAT32 ? 4 : 2;
+    long classes = task->classes, size = size_of((int)task->type);
     float mixed[(MOST_CLASSES + 1) * BLOCK];
     if (task->interleaved) {
         load_run(mixed, task->logits + (sample * task->pixels + begin) * classes * size, n * classes, task->type);
@@ -378,7 +368,7 @@ static void load_block(const struct task *task, long sample, long begin, long n,
 }
 
 static void store_block(const struct task *task, long sample, long begin, long n, const float *rows) {
-    long classes = task->classes, size = task->type == FLOAT32 ? 4 : 2;
+    long classes = task->classes, size = size_of((int)task->type);
     float mixed[MOST_CLASSES * BLOCK];
     if (task->interleaved) {
         for (long i = 0; i < n; i++)

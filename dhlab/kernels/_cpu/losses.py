@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dhlab.kernels._cpu import bind, pointer, prepare, threads_for
+from dhlab.kernels._cpu.floats import FLOATS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["can_compute_loss", "loss_cpu", "loss_gradient_cpu"]
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 TARGET_TYPES = {torch.uint8: 0, torch.int16: 1, torch.int32: 2, torch.int64: 3}
 MOST_CLASSES = 64
 CHUNK = 8192
@@ -26,7 +26,7 @@ STREAMED_BYTES = 1 << 23
 
 def can_compute_loss(logits: Tensor, targets: Tensor) -> bool:
     """Return whether the C form covers logits ``(B, C, *space)`` and targets of these types."""
-    return logits.dtype in TYPES and targets.dtype in TARGET_TYPES and logits.shape[1] <= MOST_CLASSES
+    return logits.dtype in FLOATS and targets.dtype in TARGET_TYPES and logits.shape[1] <= MOST_CLASSES
 
 
 def loss_cpu(
@@ -83,6 +83,6 @@ def _describe(logits: Tensor, targets: Tensor, terms: LossTerms) -> tuple[object
     samples, classes = logits.shape[:2]
     interleaved = not logits.is_contiguous()
     ignored = 0 if terms.ignore_index is None else terms.ignore_index
-    sizes = (samples, classes, logits[0, 0].numel(), TYPES[logits.dtype], interleaved, TARGET_TYPES[targets.dtype])
+    sizes = (samples, classes, logits[0, 0].numel(), FLOATS[logits.dtype], interleaved, TARGET_TYPES[targets.dtype])
     rest = (terms.multilabel, terms.ignore_index is not None, max(min(ignored, 2**31 - 1), -(2**31)))
     return (c_long * 9)(*sizes, *rest), (c_float * 2)(terms.label_smoothing, terms.gamma)

@@ -1,10 +1,9 @@
 /* stored * scale + shift per channel, from bytes to floats, in one pass. */
+#include "floats.h"
 #include "parallel.h"
-#include "simd.h"
 
 #define CHUNK 8192 /* pixels of one task, a multiple of LANES */
 #define MOST_CHANNELS 64
-enum { FLOAT32, BFLOAT16, FLOAT16 };
 
 struct task {
     const uint8_t *from;
@@ -14,19 +13,6 @@ struct task {
     int type, interleaved, moves;
 };
 
-static inline void put(char *to, long at, vf value, int type) {
-    if (type == FLOAT32) store((float *)to + at, value);
-    else if (type == BFLOAT16) store_bf16((uint16_t *)to + at, value);
-    else store_fp16((uint16_t *)to + at, value);
-}
-
-static void put_some(char *to, long at, vf value, int type, long n) {
-    char whole[4 * LANES];
-    int size = type == FLOAT32 ? 4 : 2;
-    put(whole, 0, value, type);
-    memcpy(to + at * size, whole, (size_t)(n * size));
-}
-
 /* n bytes that keep their order; the first belongs to `channel` */
 static void keep(const struct task *task, long at, long n, long channel) {
     long k = task->interleaved ? 0 : channel * LANES, period = task->interleaved ? task->channels * LANES : 0;
@@ -34,11 +20,11 @@ static void keep(const struct task *task, long at, long n, long channel) {
     for (long i = 0; i < n; i += LANES) {
         vf scale = load(task->scale + k), shift = load(task->shift + k);
         if (n - i >= LANES) {
-            put(task->to, at + i, load_bytes(from + i) * scale + shift, task->type);
+            store_typed(task->to, at + i, load_bytes(from + i) * scale + shift, task->type);
         } else {
             uint8_t last[LANES] = {0};
             memcpy(last, from + i, (size_t)(n - i));
-            put_some(task->to, at + i, load_bytes(last) * scale + shift, task->type, n - i);
+            store_some(task->to, at + i, load_bytes(last) * scale + shift, task->type, n - i);
         }
         if (period && (k += LANES) == period) k = 0;
     }
@@ -56,8 +42,7 @@ static void split(const struct task *task, long sample, long begin, long n) {
         for (int c = 0; c < 3; c++) {
             vf value = v[c] * load(task->scale + c * LANES) + load(task->shift + c * LANES);
             long at = (sample * 3 + c) * task->pixels + begin + i;
-            if (left == LANES) put(task->to, at, value, task->type);
-            else put_some(task->to, at, value, task->type, left);
+            store_some(task->to, at, value, task->type, left);
         }
     }
 }

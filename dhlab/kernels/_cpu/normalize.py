@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from dhlab.kernels._cpu import bind, pointer, prepare, threads_for
+from dhlab.kernels._cpu.floats import FLOATS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["can_normalize", "normalize_cpu"]
 
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_CHANNELS = 64
 
 
 def can_normalize(images: Tensor, out: Tensor) -> bool:
     """Return whether the C form covers this pair, both ``(B, C, *space)``: bytes in, and no channels to interleave."""
     channels = images.shape[1]
-    if images.dtype != torch.uint8 or out.dtype not in TYPES or channels > MOST_CHANNELS:
+    if images.dtype != torch.uint8 or out.dtype not in FLOATS or channels > MOST_CHANNELS:
         return False
     return _is_planar(images) == _is_planar(out) or (channels == 3 and _is_planar(out))
 
@@ -32,7 +32,7 @@ def normalize_cpu(images: Tensor, *, scale: Tensor, shift: Tensor, out: Tensor) 
         size = (samples, channels, images[0, 0].numel(), not _is_planar(images), _is_planar(out))
         arguments = [pointer(tensor) for tensor in (images, prepare(out), scale, shift)]
         threads = threads_for(images.numel() * (1 + out.element_size()))
-        bind("normalize", "ppppllliiii")(*arguments, *size, TYPES[out.dtype], threads)
+        bind("normalize", "ppppllliiii")(*arguments, *size, FLOATS[out.dtype], threads)
     return out
 
 

@@ -245,11 +245,7 @@ static inline vf ex2(vf x) {
 #if defined(DHLAB_AVX512)
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
-#if defined(DHLAB_AVX512)
-    return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
-#else
     return floats(bits(p) + (to_int(whole) << 23));
-#endif
 #endif
 }
 
