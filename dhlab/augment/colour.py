@@ -96,7 +96,7 @@ class Contrast(Colour):
         _check_about(self, self.about)
 
     @property
-    def needs_images(self) -> bool:  # type: ignore[override]
+    def needs_images(self) -> bool:
         """Whether the mean of the pictures is looked at."""
         return self.about == "mean"
 
@@ -184,7 +184,7 @@ class ColourJitter(Colour):
         _check_about(self, self.about)
 
     @property
-    def needs_images(self) -> bool:  # type: ignore[override]
+    def needs_images(self) -> bool:
         """Whether the mean of the pictures is looked at."""
         return self.about == "mean"
 

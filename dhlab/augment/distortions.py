@@ -99,7 +99,7 @@ class GridDistortion(Geometric):
         check_span(self, "limit", -1, 10)
 
     @property
-    def draws(self) -> int:  # type: ignore[override]
+    def draws(self) -> int:
         """Uniform numbers that a sample needs."""
         return 1 + 2 * self.cells[1]
 

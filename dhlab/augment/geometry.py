@@ -20,6 +20,7 @@ from dhlab.augment.steps import (
     check_size,
     check_span,
     check_word,
+    levels_of,
 )
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.kernels.plan import BORDERS, INTERPOLATIONS
@@ -182,7 +183,7 @@ class Geometric(Transform):
         check_word(self, "interpolation", INTERPOLATIONS)
         check_word(self, "border", BORDERS)
         check_fill(self)
-        if self.border != "constant" and (self.mask_fill or any(self.fill)):  # type: ignore[arg-type]
+        if self.border != "constant" and (self.mask_fill or any(levels_of(self.fill))):
             raise BadValueError(
                 f"{self!r} fills nothing, since its border is {self.border}; expected border='constant'."
             )

@@ -16,7 +16,7 @@ from dhlab.augment.levels import ScaleFromTo, ScaleTo
 from dhlab.augment.noise import CoarseDropout, GaussianBlur, LaplaceNoise, Pepper, PoissonNoise, Salt, SaltAndPepper
 from dhlab.augment.output import DivBy255, Normalize, Output, ToFloat32
 from dhlab.augment.pipeline import Compose
-from dhlab.augment.steps import Stage, Transform
+from dhlab.augment.steps import Stage, Transform, levels_of
 from dhlab.errors import BadValueError, DHLabError, DHLabWarning, UnknownNameError, suggest
 
 if TYPE_CHECKING:
@@ -312,6 +312,10 @@ def _pair(value: Any) -> tuple[float, float]:
     return value if isinstance(value, tuple) else (value, value)
 
 
+def _scaled(pair: tuple[float, float], factor: float) -> tuple[float, float]:
+    return pair[0] * factor, pair[1] * factor
+
+
 def _read_rotate(values: Values) -> Transform:
     low, high = _pair(values["angle"])
     center = _swap(values["center"]) if "center" in values else None
@@ -320,7 +324,7 @@ def _read_rotate(values: Values) -> Transform:
 
 
 def _write_rotate(step: Rotate) -> Values:
-    if step.scale[0] != step.scale[1] or step.border != "constant" or any(step.fill):  # type: ignore[arg-type]
+    if step.scale[0] != step.scale[1] or step.border != "constant" or any(levels_of(step.fill)):
         raise BadValueError(f"{step!r}: ECVL's AugRotate has one scale and a black border.")
     values: Values = {"angle": [-step.degrees[1] + 0.0, -step.degrees[0] + 0.0]}
     values |= {} if step.center is None else {"center": _swap(step.center)}
@@ -363,7 +367,7 @@ def _read_channels(kind: Any, values: Values, **given: Any) -> Transform:
 
 
 def _write_dropout(step: CoarseDropout) -> Values:
-    if any(step.fill):  # type: ignore[arg-type]
+    if any(levels_of(step.fill)):
         raise BadValueError(f"{step!r}: ECVL's AugCoarseDropout fills with black.")
     return {"p": list(step.share), "drop_size": list(step.size), "per_channel": float(step.per_channel)}
 
@@ -436,7 +440,7 @@ FORMS = {
     "AugGaussianBlur": Form({"sigma": RANGE}, lambda v: GaussianBlur(_pair(v["sigma"])), _write_blur, GaussianBlur),
     "AugAdditiveLaplaceNoise": Form(
         {"std_dev": RANGE},
-        lambda v: LaplaceNoise(tuple(s * LAPLACE for s in _pair(v["std_dev"])), per_channel=True),  # type: ignore[arg-type]
+        lambda v: LaplaceNoise(_scaled(_pair(v["std_dev"]), LAPLACE), per_channel=True),
         lambda s: {"std_dev": [v / LAPLACE for v in s.std]},
         LaplaceNoise,
     ),
@@ -451,7 +455,7 @@ FORMS = {
     ),
     "AugBrightness": Form(
         {"beta": RANGE},
-        lambda v: Brightness((1.0, 1.0), tuple(b / 255 for b in _pair(v["beta"]))),  # type: ignore[arg-type]
+        lambda v: Brightness((1.0, 1.0), _scaled(_pair(v["beta"]), 1 / 255)),
         _write_brightness,
         Brightness,
     ),
@@ -558,7 +562,7 @@ def _lines(step: Transform, depth: int) -> list[str]:
         return [f"{indent}{SEQUENCE}", *inner, f"{indent}{END}"]
     if isinstance(step, OneOf) and step.weights and step.p == 1 and len(step.steps) == 2:
         apart, alike = step.steps
-        if getattr(apart, "per_channel", False) and replace(apart, per_channel=False) == alike:  # type: ignore[call-arg]
+        if getattr(apart, "per_channel", False) and replace(apart, per_channel=False) == alike:  # type: ignore[call-arg] # who has the attribute has the field
             form = FORMS[_name(alike)]
             chance = step.weights[0] / sum(step.weights)
             return [f"{indent}{_line(_name(alike), form.write(alike) | {'per_channel': chance})}"]

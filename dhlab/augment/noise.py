@@ -123,10 +123,25 @@ class PoissonNoise(Grain):
         draft.set("poisson", between(numbers[:, 0], self.mean), chosen)
 
 
+@dataclass(frozen=True, repr=False)
 class Specks(Grain):
-    """White or black pixels."""
+    """White or black pixels.
+
+    Parameters
+    ----------
+    share
+        Range of probabilities of a pixel.
+    per_channel, p
+        As in the other kinds of noise: for each channel its own; probability that a sample gets this step.
+    """
+
+    share: Range = (0.0, 0.02)
 
     stage: ClassVar[Stage] = Stage.SALT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_span(self, "share", 0, 1)
 
     def _speckle(
         self, draft: Draft, salt: NDArray[np.float64] | float, pepper: NDArray[np.float64] | float, chosen: Any
@@ -151,12 +166,6 @@ class Salt(Specks):
         As in the other kinds of noise: for each channel its own; probability that a sample gets this step.
     """
 
-    share: Range = (0.0, 0.02)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_span(self, "share", 0, 1)
-
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         self._speckle(draft, between(numbers[:, 0], self.share), 0.0, chosen)
 
@@ -173,12 +182,6 @@ class Pepper(Specks):
         As in the other kinds of noise: for each channel its own; probability that a sample gets this step.
     """
 
-    share: Range = (0.0, 0.02)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_span(self, "share", 0, 1)
-
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         self._speckle(draft, 0.0, between(numbers[:, 0], self.share), chosen)
 
@@ -194,12 +197,6 @@ class SaltAndPepper(Specks):
     per_channel, p
         As in the other kinds of noise: for each channel its own; probability that a sample gets this step.
     """
-
-    share: Range = (0.0, 0.02)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_span(self, "share", 0, 1)
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         half = between(numbers[:, 0], self.share) / 2
@@ -286,7 +283,7 @@ class Cutout(Boxes):
         check_fill(self)
 
     @property
-    def draws(self) -> int:  # type: ignore[override]
+    def draws(self) -> int:
         """Uniform numbers that a sample needs."""
         return 2 * self.count
 
@@ -333,7 +330,7 @@ class RandomErasing(Boxes):
         check_fill(self)
 
     @property
-    def draws(self) -> int:  # type: ignore[override]
+    def draws(self) -> int:
         """Uniform numbers that a sample needs."""
         return 4 * self.count
 

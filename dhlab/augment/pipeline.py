@@ -63,7 +63,7 @@ class Compose(Sequence):
         return self._schedule.passes
 
     @property
-    def needs_images(self) -> bool:  # type: ignore[override]
+    def needs_images(self) -> bool:
         """Whether a step looks at the pictures, so that drawing costs a look too."""
         return self._schedule.needs_images
 

@@ -28,6 +28,7 @@ __all__ = [
     "check_span",
     "check_word",
     "from_dict",
+    "levels_of",
     "to_dict",
 ]
 
@@ -67,11 +68,8 @@ class Transform:
     p: float = 1.0
 
     stage: ClassVar[Stage]
-    # Uniform numbers that a sample needs, besides the one for `p`.
-    draws: ClassVar[int] = 0
     # Moves whole pixels and loses none, so that it may change places with whatever looks at one pixel alone.
     exact: ClassVar[bool] = False
-    needs_images: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -79,6 +77,16 @@ class Transform:
 
     def __post_init__(self) -> None:
         check_number(self, "p", 0, 1)
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers that a sample needs, besides the one for `p`."""
+        return 0
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the pictures are looked at."""
+        return False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._changed().items())})"
@@ -206,6 +214,12 @@ def check_fill(step: Any, name: str = "fill") -> None:
     if len(levels) != 3 or not all(isinstance(v, int | float) and 0 <= v <= 255 for v in levels):
         raise BadValueError(f"{name} of {type(step).__name__} is {value!r}; expected a grey level 0..255, or three.")
     object.__setattr__(step, name, tuple(float(v) for v in levels))
+
+
+def levels_of(fill: float | tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return a fill as the three floats that `check_fill` has made of it."""
+    assert isinstance(fill, tuple)
+    return fill
 
 
 def between(numbers: NDArray[np.float64], span: Range) -> NDArray[np.float64]:

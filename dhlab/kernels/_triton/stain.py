@@ -633,7 +633,7 @@ def fit_triton(
     samples, groups, device = len(images), len(fits), images.device
     pixels = images.shape[2] * images.shape[3]
     chunks = triton.cdiv(pixels, BLOCK * STEPS)
-    grid, step = (samples, chunks), (images.stride(0), images.stride(3), images.stride(1))
+    grid, step = (samples, chunks), _steps(images)
     levels = torch.tensor([white], dtype=torch.float64)
     limit = float((levels * torch.tensor(-beta, dtype=torch.float64).exp() - 1).floor())
     densities = (float(levels.log2()), limit)
@@ -723,19 +723,15 @@ def map_triton(
     """Send ``(B, 3, H, W)`` bytes through packed maps; samples that were not `fitted` are copied."""
     if images.numel() == 0:
         return
-    rows, target = (
-        _in_rows(images),
-        out if _has_rows(out) else torch.empty(out.shape, dtype=out.dtype, device=out.device),
-    )
-    pixels = images.shape[2] * images.shape[3]
+    rows, target, pixels = _in_rows(images), _rows_for(out), images.shape[2] * images.shape[3]
     map_fwd_kernel[(len(images), triton.cdiv(pixels, CHANGE_BLOCK))](
         rows,
         target,
         maps,
         fitted,
         pixels,
-        *(rows.stride(0), rows.stride(3), rows.stride(1)),
-        *(target.stride(0), target.stride(3), target.stride(1)),
+        *_steps(rows),
+        *_steps(target),
         *constants,
         AROUND=around,
         BLOCK=CHANGE_BLOCK,
@@ -750,18 +746,14 @@ def convert_triton(
     """Write amounts of light, or light of amounts, ``(B, C, H, W)`` both."""
     if images.numel() == 0:
         return
-    rows, target = (
-        _in_rows(images),
-        out if _has_rows(out) else torch.empty(out.shape, dtype=out.dtype, device=out.device),
-    )
-    pixels = images.shape[2] * images.shape[3]
+    rows, target, pixels = _in_rows(images), _rows_for(out), images.shape[2] * images.shape[3]
     convert_fwd_kernel[(len(images), triton.cdiv(pixels, CHANGE_BLOCK))](
         rows,
         target,
         matrices,
         pixels,
-        *(rows.stride(0), rows.stride(3), rows.stride(1)),
-        *(target.stride(0), target.stride(3), target.stride(1)),
+        *_steps(rows),
+        *_steps(target),
         1 / 255 if images.dtype == torch.uint8 else 1.0,
         *constants,
         SEPARATES=separates,
@@ -780,6 +772,16 @@ def _has_rows(images: Tensor) -> bool:
 
 def _in_rows(images: Tensor) -> Tensor:
     return images if _has_rows(images) else images.contiguous()
+
+
+def _rows_for(out: Tensor) -> Tensor:
+    """Return memory to write to: `out`, or what is copied to it afterwards."""
+    return out if _has_rows(out) else torch.empty(out.shape, dtype=out.dtype, device=out.device)
+
+
+def _steps(rows: Tensor) -> tuple[int, int, int]:
+    """Return elements from one sample, pixel and channel to the next."""
+    return rows.stride(0), rows.stride(3), rows.stride(1)
 
 
 def _cones(device: torch.device) -> Tensor:
