@@ -140,8 +140,8 @@ def attention_pool(
         Parameters of the attention, on the device of the instances; gradients reach them.
     precision
         Of the matrix products. ``"float32"``; ``"bfloat16"``, which rounds instances, weights and embedded instances to
-        8 bits and moves a logit by less than 0.01 at the sizes of CLAM; ``"auto"`` takes bfloat16 where the processor
-        multiplies it in hardware and the matrices have at least 64 rows and columns.
+        8 bits and moved a logit by less than 0.01 at the sizes of CLAM, with fresh weights; ``"auto"`` takes bfloat16
+        where the processor multiplies it in hardware and the matrices have at least 64 rows and columns.
     need_weights
         Also return the attention, for heat maps; it costs no further pass.
 

@@ -23,14 +23,16 @@ def normalize_fwd_kernel(
     shift_ptr,  # (C,) float32
     pixels,
     channels,
+    chunks,
     x_pixel,
     x_channel,
     y_pixel,
     y_channel,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(0).to(tl.int64) * pixels * channels
-    pixel = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    program = tl.program_id(0)  # the only axis of a grid that may be longer than 65,535
+    sample = (program // chunks).to(tl.int64) * pixels * channels
+    pixel = (program % chunks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
     for channel in range(channels):
         stored = tl.load(x_ptr + sample + pixel * x_pixel + channel * x_channel, mask=inside, other=0)
@@ -46,6 +48,7 @@ def normalize_triton(images: Tensor, *, scale: Tensor, shift: Tensor, out: Tenso
         return out
     pixels = images[0, 0].numel()
     steps = [(1, pixels) if t.is_contiguous() else (channels, 1) for t in (images, out)]
-    grid = (samples, triton.cdiv(pixels, BLOCK))
-    normalize_fwd_kernel[grid](images, out, scale, shift, pixels, channels, *steps[0], *steps[1], BLOCK=BLOCK)
+    chunks = triton.cdiv(pixels, BLOCK)
+    sizes = (pixels, channels, chunks, *steps[0], *steps[1])
+    normalize_fwd_kernel[samples * chunks,](images, out, scale, shift, *sizes, BLOCK=BLOCK)
     return out

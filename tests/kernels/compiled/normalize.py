@@ -7,7 +7,7 @@ from compiling import Case
 from dhlab.kernels._triton.normalize import BLOCK, normalize_fwd_kernel
 
 POINTERS = {"y_ptr": "*fp32", "scale_ptr": "*fp32", "shift_ptr": "*fp32"}
-SIZES = dict.fromkeys(("pixels", "channels", "x_pixel", "x_channel", "y_pixel", "y_channel"), "i32")
+SIZES = dict.fromkeys(("pixels", "channels", "chunks", "x_pixel", "x_channel", "y_pixel", "y_channel"), "i32")
 
 CASES = [
     Case(
