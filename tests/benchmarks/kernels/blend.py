@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import Bench, Peer
@@ -18,20 +14,6 @@ if TYPE_CHECKING:
 
 TESTS = ["tests/kernels/test_blend.py"]
 SIDE, WINDOW, STEP, CLASSES, BATCH = 2048, 256, 128, 6, 8
-# What a stream of bands holds: two rows of windows.
-MEMORY = f"""
-import json, resource, torch
-from dhlab.kernels import blend_windows
-torch.set_num_threads(1)
-corners = torch.tensor([(y, x) for y in (0, {STEP}) for x in range(0, {SIDE - WINDOW} + 1, {STEP})])
-rows = [torch.rand(len(corners) // 2, {CLASSES}, {WINDOW}, {WINDOW}) for _ in range(2)]
-band = torch.empty({STEP}, {SIDE}, dtype=torch.uint8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for number in range(100):
-    places = corners + torch.tensor([number * {STEP}, 0])
-    blend_windows(rows, places, size=band.shape, first_row=(number + 1) * {STEP}, result="classes", out=band)
-print(json.dumps(max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 1) / 1024))
-"""
 
 
 def measure(bench: Bench) -> None:
@@ -91,17 +73,6 @@ def measure(bench: Bench) -> None:
                 goal=goal,
                 package="monai",
             )
-    answer = subprocess.run(
-        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
-    )
-    canvas = 100 * STEP * SIDE * CLASSES * 4 / 2**20
-    bench.record(
-        "memory that 100 bands add to their scores",
-        json.loads(answer.stdout),
-        canvas,
-        peer_name="float canvas",
-        unit="MiB",
-    )
 
 
 def _least_seconds(run: Callable[[], object], rounds: int) -> float:
