@@ -43,6 +43,9 @@ class StainJitter(Transform):
         Range of b.
     strength
         Range of a factor on all three amounts alike.
+    cut
+        Cut measured amounts off below 0, as scikit-image does. Else colours that the three stains cannot mix, such as
+        those of skin, are kept, and only the change is added.
     p
         Probability that a sample gets this step.
 
@@ -55,6 +58,7 @@ class StainJitter(Transform):
     scale: Range = (-0.2, 0.2)
     shift: Range = (-0.002, 0.002)
     strength: Range = (1.0, 1.0)
+    cut: bool = False
 
     stage: ClassVar[Stage] = Stage.STAIN
     draws: ClassVar[int] = 7
@@ -70,7 +74,7 @@ class StainJitter(Transform):
         mix = np.empty((len(numbers), 3, 4))
         mix[..., :3] = UNIT * STAINS.T * factor[:, None, :]
         mix[..., 3] = UNIT * (between(numbers[:, 3:6], self.shift) @ STAINS)
-        draft.restain(unmix=UNMIX, mix=mix, floor=np.zeros(3), chosen=chosen)
+        draft.restain(unmix=UNMIX, mix=mix, floor=np.full(3, 0.0 if self.cut else -np.inf), chosen=chosen)
 
 
 @dataclass(frozen=True, repr=False)

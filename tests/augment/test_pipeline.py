@@ -398,3 +398,12 @@ def test_every_transform_is_tried_here():
     others |= {"Perspective", "Rotate", "ScaleFromTo", "ScaleTo", "ToFloat32", "Transform", "Transpose"}
     names = {name for name in da.__all__ if isinstance(getattr(da, name), type)}
     assert names == tried | others
+
+
+def test_stains_that_do_not_change_leave_every_colour_as_it_is():
+    """Also colours that haematoxylin, eosin and DAB cannot mix, such as those of skin and of immunofluorescence."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, 18 * 18, 18, 3)
+    same, cut = (np.asarray(Compose([StainJitter(0.0, 0.0, cut=cut)])(colours)) for cut in (False, True))
+    np.testing.assert_array_equal(same, colours)
+    assert np.abs(cut.astype(int) - colours).max() > 50

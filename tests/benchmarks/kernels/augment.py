@@ -176,7 +176,7 @@ def our_pipeline(stain: bool) -> Any:
     """Return the steps that every peer below is given."""
     from dhlab.augment import Affine, ColourJitter, Compose, Flip, Mirror, StainJitter
 
-    steps = [StainJitter((-0.05, 0.05), (-0.02, 0.02))] if stain else []
+    steps = [StainJitter((-0.05, 0.05), (-0.02, 0.02), cut=True)] if stain else []
     affine = Affine((-180, 180), (-MOVE, MOVE), SCALE, shear_x=(-SHEAR, SHEAR))
     factors = (1 - JITTER, 1 + JITTER)
     return Compose([Flip(), Mirror(), affine, *steps, ColourJitter(factors, factors, factors, (-HUE, HUE))])
