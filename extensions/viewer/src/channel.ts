@@ -1,12 +1,7 @@
-/** Requests to the kernel: one message each way, a number on each, stale ones withdrawn. */
+/** Requests to the kernel over the widget's own connection: one message each way, stale ones withdrawn. */
+import type { Reply, ShapesRequest, TileRequest, Transport, ValuesRequest } from "./transport.ts";
 import type { Model } from "./types.ts";
 
-export class Withdrawn extends Error {}
-
-interface Reply {
-  head: Record<string, unknown>;
-  buffers: DataView<ArrayBuffer>[];
-}
 interface Waiting {
   resolve(reply: Reply): void;
   reject(error: Error): void;
@@ -21,34 +16,46 @@ interface Message {
 export class Channel {
   private readonly waiting = new Map<number, Waiting>();
   private readonly view = Math.random().toString(36).slice(2);
+  private stale: number[] = [];
   private last = 0;
 
   constructor(private readonly model: Model) {
     model.on("msg:custom", this.receive as never);
   }
 
-  /** Send a request; the answer's buffers hold pictures or text. */
-  ask(content: Record<string, unknown>): { id: number; reply: Promise<Reply> } {
+  /** Send a request; the answer's buffers hold pictures or numbers. */
+  ask(content: object, signal: AbortSignal): Promise<Reply> {
+    signal.throwIfAborted();
     const id = ++this.last;
-    const reply = new Promise<Reply>((resolve, reject) => this.waiting.set(id, { resolve, reject }));
-    this.model.send({ ...content, view: this.view, id });
-    return { id, reply };
-  }
-
-  /** Tell the kernel that nobody waits for these answers any more. */
-  withdraw(ids: number[]): void {
-    const known = ids.filter((id) => this.waiting.has(id));
-    if (!known.length) return;
-    this.model.send({ type: "cancel", view: this.view, ids: known });
-    for (const id of known) {
-      this.waiting.get(id)?.reject(new Withdrawn());
-      this.waiting.delete(id);
-    }
+    return new Promise<Reply>((resolve, reject) => {
+      const withdraw = (): void => {
+        this.waiting.delete(id);
+        this.withdraw(id);
+        reject(signal.reason as Error);
+      };
+      const done = (): void => signal.removeEventListener("abort", withdraw);
+      this.waiting.set(id, {
+        resolve: (reply) => (done(), resolve(reply)),
+        reject: (error) => (done(), reject(error)),
+      });
+      signal.addEventListener("abort", withdraw, { once: true });
+      this.model.send({ ...content, view: this.view, id });
+    });
   }
 
   close(): void {
     this.model.off("msg:custom", this.receive as never);
-    this.withdraw([...this.waiting.keys()]);
+    for (const id of this.waiting.keys()) this.withdraw(id);
+    this.waiting.clear();
+  }
+
+  /** Tell the kernel, once for all that go stale together, that nobody waits for these answers any more. */
+  private withdraw(id: number): void {
+    if (this.stale.push(id) > 1) return;
+    queueMicrotask(() => {
+      this.model.send({ type: "cancel", view: this.view, ids: this.stale });
+      this.stale = [];
+    });
   }
 
   private readonly receive = (message: Message, buffers: DataView<ArrayBuffer>[]): void => {
@@ -58,4 +65,30 @@ export class Channel {
     if (message.error) waiting?.reject(new Error(message.error));
     else waiting?.resolve({ head: message as Record<string, unknown>, buffers });
   };
+}
+
+export class CommTransport implements Transport {
+  private readonly channel: Channel;
+
+  constructor(model: Model) {
+    this.channel = new Channel(model);
+  }
+
+  async tile(request: TileRequest, signal: AbortSignal): Promise<Blob> {
+    const { head, buffers } = await this.channel.ask({ type: "tile", ...request }, signal);
+    return new Blob([buffers[0]!], { type: head.mime as string });
+  }
+
+  shapes(request: ShapesRequest, signal: AbortSignal): Promise<Reply> {
+    return this.channel.ask({ type: "shapes", ...request }, signal);
+  }
+
+  async values(request: ValuesRequest, signal: AbortSignal): Promise<number[]> {
+    const { head } = await this.channel.ask({ type: "values", ...request }, signal);
+    return head.values as number[];
+  }
+
+  close(): void {
+    this.channel.close();
+  }
 }

@@ -23,6 +23,8 @@ const PATHS: Record<string, string> = {
   full: "M9.5 2.5h4v4M13.2 2.8 9 7M6.5 13.5h-4v-4M2.8 13.2 7 9",
   eye: "M1.5 8S4 3.8 8 3.8 14.5 8 14.5 8 12 12.2 8 12.2 1.5 8 1.5 8ZM8 10a2 2 0 1 0 0-4 2 2 0 0 0 0 4Z",
   close: "M4 4l8 8M12 4l-8 8",
+  photo: "M2.5 4.5h2.6l1-1.6h3.8l1 1.6h2.6v8h-11ZM8 10.6a2.3 2.3 0 1 0 0-4.6 2.3 2.3 0 0 0 0 4.6Z",
+  help: "M5.6 6a2.4 2.4 0 1 1 3.6 2.1c-.9.5-1.2.9-1.2 1.7M8 12.6v.2",
 };
 
 export function icon(name: string): SVGSVGElement {
@@ -43,4 +45,9 @@ export function button(label: string, name: string, act: () => void, keys = ""):
   element.append(icon(name));
   element.addEventListener("click", act);
   return element;
+}
+
+/** A control and its name on one line. */
+export function row(name: string, ...controls: HTMLElement[]): HTMLElement {
+  return make("label", { class: "dhv-row" }, make("span", { class: "dhv-row-name" }, name), ...controls);
 }

@@ -1,7 +1,8 @@
 /** The list of layers, topmost first: visibility, opacity, class, colours, threshold, legend, slices. */
-import { icon, make } from "./dom.ts";
+import { contrastControls } from "./contrast.ts";
+import { icon, make, row } from "./dom.ts";
 import { grouped, tidy } from "./frame.ts";
-import type { LayerScene, LayerSettings, Rgb, Settings } from "./types.ts";
+import { isPlain, type LayerScene, type LayerSettings, type Rgb, type Settings } from "./types.ts";
 
 const KINDS: Record<LayerScene["kind"], string> = {
   image: "image", heatmap: "heat map", mask: "mask", labels: "label map", shapes: "annotations",
@@ -68,7 +69,10 @@ export class Panel {
     if (layer.kind === "heatmap") updates.push(this.heatControls(layer, body, change));
     else if (layer.kind === "shapes") updates.push(classToggles(layer, body, change));
     else if (layer.kind === "labels" || layer.kind === "mask") body.append(legend(layer));
-    else if (layer.classes.length > 1 && !isRgb(layer)) updates.push(channelSelect(layer, body, "All channels", change));
+    else if (!isPlain(layer)) {
+      if (layer.classes.length > 1) updates.push(channelSelect(layer, body, "All channels", change));
+      updates.push(contrastControls(layer, body, change));
+    }
     const card = make("section", { class: "dhv-card", "data-layer": layer.id, "aria-label": layer.name }, heading, body);
     this.cards.set(layer.id, (settings) => {
       card.classList.toggle("dhv-off", !settings.visible);
@@ -89,8 +93,9 @@ export class Panel {
     maps.addEventListener("change", () => change({ colors: maps.value }));
     const colors = row("Colours", maps);
     const threshold = slider(`Threshold of ${layer.name}`, (value) => change({ threshold: value }), 150);
-    const bar = make("div", { class: "dhv-ramp" });
-    const ends = make("div", { class: "dhv-ends" }, make("span"), make("span"));
+    const cut = make("span", { class: "dhv-cut" });
+    const bar = make("div", { class: "dhv-ramp" }, cut);
+    const ends = make("div", { class: "dhv-ends" });
     const ramp = make("div", { class: "dhv-legend", role: "img" }, bar, ends);
     const names = legend(layer);
     body.append(colors, row("Threshold", threshold.input, threshold.output), ramp, names);
@@ -106,21 +111,14 @@ export class Panel {
       bar.style.background = stops
         ? `linear-gradient(to right, ${stops.map((c) => `rgb(${c})`).join(", ")})`
         : `linear-gradient(to right, rgba(${color},0), rgb(${color}))`;
-      const low = tidy(settings.low ?? 0);
-      const high = tidy(settings.high ?? 1);
-      ends.firstElementChild!.textContent = low;
-      ends.lastElementChild!.textContent = high;
-      ramp.setAttribute("aria-label", `Colours of ${layer.name} from ${low} to ${high}`);
+      const [low, high, share] = [settings.low ?? 0, settings.high ?? 1, settings.threshold ?? 0];
+      const least = share > 0 ? tidy(low + share * (high - low)) : "";
+      cut.style.width = `${share * 100}%`;
+      cut.hidden = share === 0;
+      ends.replaceChildren(...[tidy(low), least && `from ${least}`, tidy(high)].map((text) => make("span", {}, text)));
+      ramp.setAttribute("aria-label", `Colours of ${layer.name} from ${tidy(low)} to ${tidy(high)}${least && `, shown from ${least}`}`);
     };
   }
-}
-
-function isRgb(layer: LayerScene): boolean {
-  return layer.classes.map((c) => c.name).join() === "red,green,blue";
-}
-
-function row(name: string, ...controls: HTMLElement[]): HTMLElement {
-  return make("label", { class: "dhv-row" }, make("span", { class: "dhv-row-name" }, name), ...controls);
 }
 
 function swatch(color: Rgb): HTMLElement {

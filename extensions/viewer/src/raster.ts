@@ -1,4 +1,4 @@
-/** A scan as a tiled layer whose tiles come from the kernel. */
+/** A scan as a tiled layer: the tiles in view first, their neighbours while nothing else is waited for. */
 import TileLayer from "ol/layer/Tile.js";
 import ImageTileSource from "ol/source/ImageTile.js";
 import TileGrid from "ol/tilegrid/TileGrid.js";
@@ -6,11 +6,14 @@ import TileState from "ol/TileState.js";
 import type { Extent } from "ol/extent.js";
 import type { TileSourceEvent } from "ol/source/Tile.js";
 import { intersects } from "ol/extent.js";
-import { Withdrawn, type Channel } from "./channel.ts";
 import type { Frame } from "./frame.ts";
-import type { LayerScene, LayerSettings } from "./types.ts";
+import type { TileRequest, Transport } from "./transport.ts";
+import { isPlain, type LayerScene, type LayerSettings } from "./types.ts";
 
-export interface Place {
+const MOST_AHEAD = 32;
+const AHEAD_IN_FLIGHT = 2;
+
+interface Place {
   z: number;
   extent: Extent;
 }
@@ -19,14 +22,15 @@ export class RasterLayer {
   readonly layer: TileLayer<ImageTileSource>;
   private readonly grid: TileGrid;
   private readonly source: ImageTileSource;
-  private readonly inFlight = new Map<number, Place>();
+  private readonly inFlight = new Map<AbortController, Place>();
+  private ahead = new AbortController();
   private settings: LayerSettings;
   private index: Record<string, number>;
 
   constructor(
     readonly scene: LayerScene,
     frame: Frame,
-    private readonly channel: Channel,
+    private readonly transport: Transport,
     first: { settings: LayerSettings; index: Record<string, number> },
     private readonly fail: (message: string) => void,
   ) {
@@ -37,18 +41,19 @@ export class RasterLayer {
     const [height, width] = info.shape;
     const extent = [origin[0], origin[1] - height * pixel, origin[0] + width * pixel, origin[1]];
     const resolutions = info.resolutions.map((r) => r * pixel).reverse();
-    this.grid = new TileGrid({ extent, origin, resolutions, tileSize: info.tile });
+    const sides = info.tiles ?? info.resolutions.map((): [number, number] => [info.tile, info.tile]);
+    const tileSizes = sides.map(([rows, columns]) => [columns, rows]).reverse();
+    this.grid = new TileGrid({ extent, origin, resolutions, tileSizes });
     const count = info.resolutions.length;
     this.source = new ImageTileSource({
       projection: frame.projection,
       tileGrid: this.grid,
-      tileSize: info.tile,
       wrapX: false,
       transition: 120,
       interpolate: scene.kind === "image" || scene.kind === "heatmap",
       // Sharp rather than soft: the coarser level only where it is nearly fine enough for the screen.
       zDirection: (value: number, high: number) => (high * window.devicePixelRatio <= value * 1.25 ? 1 : -1),
-      loader: (z: number, x: number, y: number) => this.load(count - 1 - z, y, x, z),
+      loader: (z: number, x: number, y: number) => this.load(this.request(z, x, y, count), z),
     } as ConstructorParameters<typeof ImageTileSource>[0]);
     this.source.on("tileloaderror", this.reopen as never);
     this.layer = new TileLayer({ source: this.source, extent, preload: 1 });
@@ -63,46 +68,107 @@ export class RasterLayer {
     this.layer.setOpacity(settings.opacity);
     const key = JSON.stringify([this.style(), index]);
     const source = this.source as unknown as { getKey(): string; setKey(key: string): void };
-    if (source.getKey() !== key) source.setKey(key);
+    if (source.getKey() === key) return;
+    for (const controller of this.inFlight.keys()) controller.abort();
+    source.setKey(key);
   }
 
   /** Withdraw the tiles that the present view no longer shows. */
   prune(resolution: number, extent: Extent): void {
     const z = this.grid.getZForResolution(resolution, this.source.zDirection);
-    const stale = [...this.inFlight].filter(
-      ([, place]) => !this.settings.visible || place.z > z || place.z < z - 1 || !intersects(place.extent, extent),
-    );
-    this.channel.withdraw(stale.map(([id]) => id));
+    for (const [controller, place] of this.inFlight) {
+      const shown = this.settings.visible && place.z <= z && place.z >= z - 1 && intersects(place.extent, extent);
+      if (!shown) controller.abort();
+    }
+  }
+
+  /** Fetch what the next step of the hand is likely to show: the ring of tiles about the view, and its middle closer. */
+  async prefetch(resolution: number, extent: Extent): Promise<void> {
+    this.rest();
+    if (!this.settings.visible) return;
+    const { signal } = this.ahead;
+    const count = this.scene.info!.resolutions.length;
+    const places = this.neighbours(this.grid.getZForResolution(resolution, this.source.zDirection), extent);
+    const work = async (): Promise<void> => {
+      for (let place = places.shift(); place && !signal.aborted; place = places.shift()) {
+        // What fails here is told when it comes into view.
+        await this.transport.tile(this.request(...place, count), signal).catch(() => undefined);
+      }
+    };
+    await Promise.all(Array.from({ length: AHEAD_IN_FLIGHT }, work));
+  }
+
+  /** Stop fetching ahead. */
+  rest(): void {
+    this.ahead.abort();
+    this.ahead = new AbortController();
   }
 
   retry(): void {
     this.source.refresh();
   }
 
-  private style(): Record<string, unknown> {
-    const { channel = null, colors, threshold, low, high } = this.settings;
-    return { channel, colors, threshold, low, high };
+  get visible(): boolean {
+    return this.settings.visible;
   }
 
-  private async load(level: number, row: number, column: number, z: number): Promise<ImageBitmap> {
-    const { id, reply } = this.channel.ask({
-      type: "tile", layer: this.scene.id, level, row, column, style: this.style(), index: this.index,
-    });
-    this.inFlight.set(id, { z, extent: this.grid.getTileCoordExtent([z, column, row]) });
+  close(): void {
+    this.rest();
+    for (const controller of this.inFlight.keys()) controller.abort();
+  }
+
+  /** The colour shown at a place on the screen. */
+  color(pixel: number[]): Uint8ClampedArray | null {
+    return this.layer.getData(pixel) as Uint8ClampedArray | null;
+  }
+
+  private neighbours(z: number, extent: Extent): [number, number, number][] {
+    const found: [number, number, number][] = [];
+    const whole = this.grid.getFullTileRange(z)!;
+    const { minX, maxX, minY, maxY } = this.grid.getTileRangeForExtentAndZ(extent, z);
+    for (let y = Math.max(minY - 1, whole.minY); y <= Math.min(maxY + 1, whole.maxY); y++) {
+      for (let x = Math.max(minX - 1, whole.minX); x <= Math.min(maxX + 1, whole.maxX); x++) {
+        if (x < minX || x > maxX || y < minY || y > maxY) found.push([z, x, y]);
+      }
+    }
+    if (z < this.grid.getMaxZoom()) {
+      const middle = [(extent[0]! + extent[2]!) / 2, (extent[1]! + extent[3]!) / 2];
+      const [, x, y] = this.grid.getTileCoordForCoordAndZ(middle, z + 1) as [number, number, number];
+      if (this.grid.getFullTileRange(z + 1)!.containsXY(x, y)) found.push([z + 1, x, y]);
+    }
+    return found.slice(0, MOST_AHEAD);
+  }
+
+  private request(z: number, x: number, y: number, count: number): TileRequest {
+    const { id } = this.scene;
+    return { layer: id, level: count - 1 - z, row: y, column: x, style: this.style(), index: this.index };
+  }
+
+  /** What decides the pixels of a tile; nothing where a stored tile can be shown as it is. */
+  private style(): Record<string, unknown> {
+    const { channel = null, colors, threshold, low, high } = this.settings;
+    if (this.scene.kind === "heatmap") return { channel, colors, threshold, low, high };
+    if (this.scene.kind !== "image" || (isPlain(this.scene) && channel === null)) return {};
+    return { channel, low, high };
+  }
+
+  private async load(request: TileRequest, z: number): Promise<ImageBitmap> {
+    const controller = new AbortController();
+    this.rest();
+    this.inFlight.set(controller, { z, extent: this.grid.getTileCoordExtent([z, request.column, request.row]) });
     try {
-      const { head, buffers } = await reply;
-      return await createImageBitmap(new Blob([buffers[0]!], { type: head.mime as string }));
+      return await createImageBitmap(await this.transport.tile(request, controller.signal));
     } catch (error) {
-      if (!(error instanceof Withdrawn)) this.fail(`${this.scene.name}: ${(error as Error).message}`);
+      if (!controller.signal.aborted) this.fail(`${this.scene.name}: ${(error as Error).message}`);
       throw error;
     } finally {
-      this.inFlight.delete(id);
+      this.inFlight.delete(controller);
     }
   }
 
   /** A withdrawn tile has not failed: let it be asked for again when it comes into view. */
   private readonly reopen = (event: TileSourceEvent): void => {
     const tile = event.tile as unknown as { getError(): Error | null; setState(state: number): void };
-    if (tile.getError() instanceof Withdrawn) setTimeout(() => tile.setState(TileState.IDLE), 0);
+    if (tile.getError()?.name === "AbortError") setTimeout(() => tile.setState(TileState.IDLE), 0);
   };
 }

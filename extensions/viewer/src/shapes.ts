@@ -8,8 +8,8 @@ import Stroke from "ol/style/Stroke.js";
 import Style from "ol/style/Style.js";
 import type Feature from "ol/Feature.js";
 import type { FeatureLike } from "ol/Feature.js";
-import type { Channel } from "./channel.ts";
 import type { Frame } from "./frame.ts";
+import type { Transport } from "./transport.ts";
 import type { LayerScene, LayerSettings, Rgb } from "./types.ts";
 
 const MANY = 3000;
@@ -21,11 +21,12 @@ export class ShapesLayer {
   private readonly marked: Style[][];
   private settings: LayerSettings;
   private hovered: FeatureLike | null = null;
+  private readonly closed = new AbortController();
 
   constructor(
     readonly scene: LayerScene,
     private readonly frame: Frame,
-    private readonly channel: Channel,
+    private readonly transport: Transport,
     settings: LayerSettings,
     private readonly fail: (message: string) => void,
   ) {
@@ -62,13 +63,17 @@ export class ShapesLayer {
     this.layer.changed();
   }
 
+  close(): void {
+    this.closed.abort();
+  }
+
   get size(): number {
     return this.source.getFeatures().length;
   }
 
   private async fetch(): Promise<void> {
     try {
-      const { head, buffers } = await this.channel.ask({ type: "shapes", layer: this.scene.id }).reply;
+      const { head, buffers } = await this.transport.shapes({ layer: this.scene.id }, this.closed.signal);
       const features = new GeoJSON().readFeatures(JSON.parse(new TextDecoder().decode(buffers[0]))) as Feature[];
       const { scale, offset } = this.scene;
       const { toWorld } = this.frame;
@@ -86,7 +91,7 @@ export class ShapesLayer {
       const missing = (this.scene.count ?? 0) - (head.shown as number);
       if (missing > 0) this.fail(`${this.scene.name}: the ${head.shown} largest shapes are shown, ${missing} are not.`);
     } catch (error) {
-      if ((error as Error).message) this.fail(`${this.scene.name}: ${(error as Error).message}`);
+      if (!this.closed.signal.aborted) this.fail(`${this.scene.name}: ${(error as Error).message}`);
     }
   }
 }

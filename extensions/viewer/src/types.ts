@@ -21,12 +21,20 @@ export interface TileInfo {
   shape: [number, number];
   aspect: [number, number];
   tile: number;
+  /** Rows and columns of a tile on each level; `tile` on all where it is absent. */
+  tiles?: [number, number][];
   resolutions: number[];
   spacing: [number, number];
   unit: string;
   axes: Record<string, number>;
   channels: string[];
   opaque: boolean;
+}
+
+/** The file that a layer shows exactly, with its size and time of change. */
+export interface LayerSource {
+  path: string;
+  stamp: [number, number] | null;
 }
 
 /** One thing in the viewer; scale and offset place it in level-0 pixels of the base, along y and x. */
@@ -42,6 +50,16 @@ export interface LayerScene {
   info?: TileInfo;
   maps?: Record<string, Rgb[]>;
   metre?: number | null;
+  source?: LayerSource | null;
+  /** Values at the ends of the display range that was found in the data. */
+  display?: [number, number];
+  /** As DICOM names it: "CT" has windows that everybody knows. */
+  modality?: string;
+}
+
+/** Whether the stored pixels are the colours that are shown, so that there is no contrast to choose. */
+export function isPlain({ kind, classes, display = [0, 255] }: LayerScene): boolean {
+  return kind === "image" && classes.map((c) => c.name).join() === "red,green,blue" && display.join() === "0,255";
 }
 
 export interface LayerSettings {

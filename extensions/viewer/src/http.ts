@@ -1,0 +1,89 @@
+/** Tiles from the Jupyter server, below its own address and login: a token binds each layer to its file. */
+import { type Server, ServerError } from "./server.ts";
+import { Refused, type Reply, type ShapesRequest, type TileRequest, type Transport, type ValuesRequest } from "./transport.ts";
+import type { LayerScene, LayerSource } from "./types.ts";
+
+export interface Opened {
+  token: string;
+  expires: number;
+  layer: LayerScene;
+}
+
+// The token has run out, the server was started anew, or the file was replaced: asked again it tells which.
+const ASK_AGAIN = [403, 410];
+
+export class HttpTransport implements Transport {
+  private readonly sources = new Map<number, LayerSource>();
+  private readonly tokens = new Map<number, Promise<string>>();
+
+  constructor(private readonly server: Server, layers: LayerScene[]) {
+    for (const { id, source, base, info } of layers) {
+      // Only the kernel knows which slice of another volume lies on a slice of the base.
+      const own = base || !Object.values(info?.axes ?? {}).some((length) => length > 1);
+      if (source && own) this.sources.set(id, source);
+    }
+  }
+
+  /** Open a file on the server and let its tiles be asked for under the number of a layer. */
+  async open(id: number, source: LayerSource): Promise<LayerScene> {
+    const opened = await this.server.post<Opened>("dhlab/scans", source);
+    this.sources.set(id, source);
+    this.tokens.set(id, Promise.resolve(opened.token));
+    return { ...opened.layer, id };
+  }
+
+  async tile(request: TileRequest, signal: AbortSignal): Promise<Blob> {
+    const { layer, level, row, column, style, index } = request;
+    const answer = await this.get(layer, (token) => `dhlab/tiles/${token}/${level}/${row}/${column}${query({ ...style, ...index })}`, signal);
+    return answer.blob();
+  }
+
+  async shapes({ layer, ...place }: ShapesRequest, signal: AbortSignal): Promise<Reply> {
+    const answer = await this.get(layer, (token) => `dhlab/shapes/${token}${query(place)}`, signal);
+    return { head: {}, buffers: [new DataView(await answer.arrayBuffer())] };
+  }
+
+  async values({ layer, y, x, index }: ValuesRequest, signal: AbortSignal): Promise<number[]> {
+    const answer = await this.get(layer, (token) => `dhlab/values/${token}${query({ y, x, ...index })}`, signal);
+    return ((await answer.json()) as { values: number[] }).values;
+  }
+
+  close(): void {
+    this.tokens.clear();
+  }
+
+  private async get(layer: number, path: (token: string) => string, signal: AbortSignal): Promise<Response> {
+    const token = await this.token(layer);
+    signal.throwIfAborted();
+    try {
+      return await this.server.get(path(token), signal);
+    } catch (error) {
+      if (!(error instanceof ServerError) || !ASK_AGAIN.includes(error.status)) throw error;
+    }
+    // Tiles that fail together ask for one new token.
+    if ((await this.token(layer)) === token) this.tokens.delete(layer);
+    return this.server.get(path(await this.token(layer)), signal);
+  }
+
+  private token(layer: number): Promise<string> {
+    const known = this.tokens.get(layer);
+    if (known) return known;
+    const source = this.sources.get(layer);
+    const asked = source
+      ? this.server.post<Opened>("dhlab/scans", source).then(
+          (opened) => opened.token,
+          (error: Error) => {
+            this.sources.delete(layer);
+            throw new Refused(error.message);
+          },
+        )
+      : Promise.reject(new Refused("the server does not have this layer"));
+    this.tokens.set(layer, asked);
+    return asked;
+  }
+}
+
+function query(parameters: Record<string, unknown>): string {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined);
+  return given.length ? `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}` : "";
+}

@@ -1,0 +1,51 @@
+/** What the keys and the mouse do: one table for the keyboard and for the help that tells of it. */
+import { button, make } from "./dom.ts";
+
+export interface Key {
+  keys: string[];
+  shown: string;
+  does: string;
+  act?: () => void;
+}
+
+/** The act of a key that was pressed on the view, if it has one. */
+export function actOf(table: Key[], event: KeyboardEvent): (() => void) | undefined {
+  if (event.ctrlKey || event.metaKey || event.altKey) return undefined;
+  return table.find(({ keys }) => keys.includes(event.key))?.act;
+}
+
+export class Help {
+  readonly element: HTMLElement;
+  private before: Element | null = null;
+
+  constructor(table: Key[]) {
+    const rows = table.map(({ shown, does }) =>
+      make("tr", {}, make("th", { scope: "row" }, ...shown.split(" or ").flatMap(written)), make("td", {}, does)),
+    );
+    const shut = button("Close the help", "close", () => this.toggle());
+    const title = make("header", {}, make("strong", {}, "Keys and mouse"), shut);
+    this.element = make(
+      "div", { class: "dhv-help", role: "dialog", "aria-label": "Keys and mouse", hidden: true }, title,
+      make("table", {}, make("tbody", {}, ...rows)),
+    );
+    this.element.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.stopPropagation();
+      this.toggle();
+    });
+  }
+
+  toggle(): void {
+    this.element.hidden = !this.element.hidden;
+    if (this.element.hidden) {
+      (this.before as HTMLElement | null)?.focus();
+      return;
+    }
+    this.before = document.activeElement;
+    this.element.querySelector("button")?.focus();
+  }
+}
+
+function written(key: string, at: number): (Node | string)[] {
+  return [...(at ? [" or "] : []), make("kbd", {}, key)];
+}

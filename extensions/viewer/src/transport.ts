@@ -1,0 +1,76 @@
+/** Where the pictures and shapes of a viewer come from, whatever carries them. */
+export interface TileRequest {
+  layer: number;
+  level: number;
+  row: number;
+  column: number;
+  style: Record<string, unknown>;
+  index: Record<string, number>;
+}
+
+/** Shapes of one layer, all of them where no extent (in its own level-0 pixels: x, y, x, y) is given. */
+export interface ShapesRequest {
+  layer: number;
+  extent?: number[];
+  resolution?: number;
+}
+
+/** The stored values of one level-0 pixel of a layer. */
+export interface ValuesRequest {
+  layer: number;
+  y: number;
+  x: number;
+  index: Record<string, number>;
+}
+
+export interface Reply {
+  head: Record<string, unknown>;
+  buffers: DataView<ArrayBuffer>[];
+}
+
+/** A request whose signal is aborted rejects with the signal's reason. */
+export interface Transport {
+  tile(request: TileRequest, signal: AbortSignal): Promise<Blob>;
+  shapes(request: ShapesRequest, signal: AbortSignal): Promise<Reply>;
+  values(request: ValuesRequest, signal: AbortSignal): Promise<number[]>;
+  close(): void;
+}
+
+/** This transport cannot serve the layer at all; another one may. */
+export class Refused extends Error {}
+
+/** The server's own way for layers that it can open, the kernel's connection for all others. */
+export class FirstOf implements Transport {
+  private readonly refused = new Set<number>();
+
+  constructor(private readonly first: Transport, private readonly second: Transport) {}
+
+  tile(request: TileRequest, signal: AbortSignal): Promise<Blob> {
+    return this.ask(request.layer, (transport) => transport.tile(request, signal));
+  }
+
+  shapes(request: ShapesRequest, signal: AbortSignal): Promise<Reply> {
+    return this.ask(request.layer, (transport) => transport.shapes(request, signal));
+  }
+
+  values(request: ValuesRequest, signal: AbortSignal): Promise<number[]> {
+    return this.ask(request.layer, (transport) => transport.values(request, signal));
+  }
+
+  close(): void {
+    this.first.close();
+    this.second.close();
+  }
+
+  private async ask<T>(layer: number, act: (transport: Transport) => Promise<T>): Promise<T> {
+    if (!this.refused.has(layer)) {
+      try {
+        return await act(this.first);
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        this.refused.add(layer);
+      }
+    }
+    return act(this.second);
+  }
+}
