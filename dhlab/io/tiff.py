@@ -121,9 +121,14 @@ class TiffSource:
         """Return stored bytes."""
         return self._opened()[0].read(offset, count)
 
+    @property
+    def converts(self) -> bool:
+        """Whether there is a colour profile and it was asked to be applied."""
+        return self.icc and bool(self.contents.profile)
+
     def finish(self, pixels: NDArray[Any]) -> None:
         """Apply the colour profile in place, if that was asked for and there is one."""
-        if self.icc and self.contents.profile:
+        if self.converts:
             apply_profile(pixels, self.contents.profile)
 
     def _opened(self) -> tuple[DirectoryReader, Contents]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dhlab.errors import BadFileError, BadShapeError
+from dhlab.io.jpeg import JpegDecoder
 from dhlab.io.pool import run_all
 from dhlab.io.tilecache import TILES
 
@@ -109,6 +110,10 @@ class TileSource(Protocol):
     def fetch(self, offset: int, count: int) -> bytes:
         """Return stored bytes."""
 
+    @property
+    def converts(self) -> bool:
+        """Whether `finish` changes pixels."""
+
     def finish(self, pixels: NDArray[Any]) -> None:
         """Do to freshly decoded pixels what the reader was asked for (colour profile), in place."""
 
@@ -177,6 +182,50 @@ class TileLevel:
         for at, length in zip(place, self.shape, strict=False):
             number = number * length + at
         return number
+
+    @property
+    def holds_pictures(self) -> bool:
+        """Whether stored tiles are JPEG of the pixels that reading gives, so that they may be passed on as they are."""
+        decoder = self.source.layout(self.number).decoders[0]
+        return isinstance(decoder, JpegDecoder) and decoder.factor == 1 and not self.source.converts
+
+    def stored_tile(self, row: int, column: int, place: Sequence[int] = ()) -> bytes | None:
+        """Return a stored tile as a JPEG file, not decoded.
+
+        Parameters
+        ----------
+        row, column
+            Place of the tile on the level's grid.
+        place
+            Position on the axes before y; the first where it is not given.
+
+        Returns
+        -------
+        bytes or None
+            None where the tile is not stored, or does not show by itself what reading gives.
+
+        Raises
+        ------
+        BadShapeError
+            If there is no such tile.
+        BadFileError
+            If the file ends before the tile does.
+        """
+        layout = self.source.layout(self.number)
+        if not (0 <= row < layout.grid[0] and 0 <= column < layout.grid[1]):
+            raise BadShapeError(f"tile {row}, {column} of {self!r}; it has {layout.grid[0]} × {layout.grid[1]} tiles.")
+        plane = self._plane(place or (0,) * len(layout.outer))
+        decoder = layout.decoders[plane if len(layout.decoders) > 1 else 0]
+        if not self.holds_pictures or not isinstance(decoder, JpegDecoder):
+            return None
+        key = plane, row * layout.grid[1] + column
+        found = self._locate(layout, key)
+        if found is None:
+            return None
+        try:
+            return decoder.picture(self.source.fetch(*found))
+        except BadFileError as error:
+            raise self._damaged(layout, key, str(error)) from error
 
     def read_windows(self, starts: NDArray[np.int64], size: Sequence[int], out: NDArray[Any]) -> None:  # noqa: ARG002
         """Read many windows; each stored tile that they need is decoded once.
@@ -301,17 +350,15 @@ class TileLevel:
         known = TILES.get((self._identity, key))
         if known is not None:
             return known
-        offsets, counts = layout.planes[plane].table()
-        if index >= len(offsets) or index >= len(counts):
-            raise self._damaged(layout, key, f"the file lists {min(len(offsets), len(counts))} tiles only")
-        if counts[index] == 0:
+        found = self._locate(layout, key)
+        if found is None:
             return None
         into = window
         if into is None or into.dtype != layout.dtype or not into.flags.c_contiguous:
             shape = (*layout.tile, layout.channels)
             into = np.empty(shape, layout.dtype) if keep else _scratch_array(shape, layout.dtype)
         try:
-            data = self.source.fetch(int(offsets[index]), int(counts[index]))
+            data = self.source.fetch(*found)
             decoder = layout.decoders[plane if len(layout.decoders) > 1 else 0]
             pixels = decoder.decode(data, index, into)
         except BadFileError as error:
@@ -327,6 +374,14 @@ class TileLevel:
         if pixels is into or into is not window or not np.may_share_memory(pixels, window):
             return pixels
         return window if pixels.shape[:2] == window.shape[:2] else pixels.copy()
+
+    def _locate(self, layout: Layout, key: tuple[int, int]) -> tuple[int, int] | None:
+        """Return where a tile begins in the file and how many bytes it has; None if it is not stored."""
+        plane, index = key
+        offsets, counts = layout.planes[plane].table()
+        if index >= len(offsets) or index >= len(counts):
+            raise self._damaged(layout, key, f"the file lists {min(len(offsets), len(counts))} tiles only")
+        return (int(offsets[index]), int(counts[index])) if counts[index] else None
 
     def _damaged(self, layout: Layout, key: tuple[int, int], reason: str) -> BadFileError:
         row, column = divmod(key[1], layout.grid[1])

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from threading import Lock
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dhlab.display import class_color, default_display, heat_colors, to_rgb
+from dhlab.display import Display, class_color, default_display, heat_colors, to_rgb
 from dhlab.errors import BadShapeError, BadValueError, UnknownNameError, suggest
+from dhlab.io.tilelevel import TileLevel
+from dhlab.view.cache import ByteCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from dhlab.display import Display
     from dhlab.scan import Scan
 
-__all__ = ["COLOR_MAPS", "ByteCache", "Style", "TileSource", "class_names", "color_map", "read_plane", "to_rgba"]
+__all__ = ["COLOR_MAPS", "Style", "TileSource", "class_names", "color_map", "read_plane", "to_rgba"]
 
 JPEG_QUALITY = 85
 # Beyond this reduction a tile is made of its four children, which the cache keeps.
 MAX_REDUCTION = 8
 STRIP_PIXELS = 1 << 24
+# Stored tiles of these sides are worth a request each, and may lie this far beside their place, in their own pixels.
+LEAST_SIDE, MOST_SIDE, MOST_DRIFT = 128, 1024, 0.5
 # Anchors of "turbo" (https://ai.googleblog.com/2019/08/turbo-improved-rainbow-colormap-for.html) without its dark
 # ends, which vanish on nuclei, and of matplotlib's "viridis".
 TURBO_ANCHORS = (
@@ -72,54 +73,11 @@ class Style:
             raise BadValueError(f"threshold {self.threshold}; expected a share of the display range from 0 to 1.")
 
 
-class ByteCache:
-    """Values by key, the least recently used dropped once their bytes exceed a budget; safe between threads.
-
-    Parameters
-    ----------
-    budget
-        Largest sum of the sizes that are kept, in bytes.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.used = 0
-        self._items: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: Any) -> Any:
-        """Return the value kept under `key`, or None."""
-        with self._lock:
-            if key not in self._items:
-                return None
-            self._items.move_to_end(key)
-            return self._items[key][0]
-
-    def put(self, key: Any, value: Any, size: int) -> None:
-        """Keep a value of `size` bytes, unless it is larger than the whole budget."""
-        if size > self.budget:
-            return
-        with self._lock:
-            self.used += size - (self._items.pop(key)[1] if key in self._items else 0)
-            self._items[key] = (value, size)
-            while self.used > self.budget:
-                self.used -= self._items.popitem(last=False)[1][1]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._items.clear()
-            self.used = 0
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
 class TileSource:
     """The pyramid of tiles of one scan: square pixels, each level half as fine as the one before.
 
     Level 0 has the scan's finest pixel; the last level fits in one tile. The scan's own levels are used where they
-    fit and resampled where they do not. Safe between threads.
+    fit and resampled where they do not. Safe between threads; a tile is made once however many ask for it.
 
     Parameters
     ----------
@@ -129,6 +87,8 @@ class TileSource:
         Range of values shown; None is `default_display` of the scan.
     tile
         Side of a tile in pixels.
+    native
+        Keep to the file's own grid on the levels that it stores as JPEG, and pass these tiles on without decoding them.
     budget
         Bytes of tiles kept in memory.
 
@@ -138,17 +98,25 @@ class TileSource:
         If the scan has no ``y`` and ``x``.
     """
 
-    def __init__(self, scan: Scan, display: Display | None = None, *, tile: int = 512, budget: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        display: Display | None = None,
+        *,
+        tile: int = 512,
+        native: bool = False,
+        budget: int = 64 << 20,
+    ) -> None:
         y, x = plane_axes(scan)
         self.scan = scan
         self.tile = tile
+        self.native = native
         self._display = display
         finest = min(scan.spacing[y], scan.spacing[x])
         self.aspect = (scan.spacing[y] / finest, scan.spacing[x] / finest)
         self.shape = (max(1, round(scan.shape[y] * self.aspect[0])), max(1, round(scan.shape[x] * self.aspect[1])))
         self.level_count = 1 + max(0, math.ceil(math.log2(max(self.shape) / tile)))
         self._tiles = ByteCache(budget)
-        self._planes = ByteCache(budget)
 
     @property
     def display(self) -> Display:
@@ -163,9 +131,10 @@ class TileSource:
         Returns
         -------
         dict
-            ``shape`` (height, width of the tile pyramid's level 0), ``aspect`` (its pixels per scan pixel), ``tile``,
-            ``resolutions`` (level-0 pixels per pixel, for each level), ``spacing`` and ``unit`` of a scan pixel
-            (y, x), ``origin``, ``axes`` (length of every further axis), ``kind``, ``channels``, ``opaque``.
+            ``shape`` (height, width of the tile pyramid's level 0), ``aspect`` (its pixels per scan pixel),
+            ``resolutions`` (level-0 pixels per pixel, for each level), ``tiles`` (height, width of a tile, for each
+            level), ``tile`` (the side of those that are resampled), ``spacing`` and ``unit`` of a scan pixel (y, x),
+            ``origin``, ``axes`` (length of every further axis), ``kind``, ``channels``, ``opaque``.
         """
         scan = self.scan
         plane = plane_axes(scan)
@@ -175,6 +144,7 @@ class TileSource:
             "shape": list(self.shape),
             "aspect": list(self.aspect),
             "tile": self.tile,
+            "tiles": [list(self.tile_shape(level)) for level in range(self.level_count)],
             "resolutions": [float(2**level) for level in range(self.level_count)],
             "spacing": [scan.spacing[i] for i in plane],
             "origin": [scan.origin[i] for i in plane],
@@ -184,11 +154,18 @@ class TileSource:
             "opaque": scan.kind == "image",
         }
 
+    def tile_shape(self, level: int) -> tuple[int, int]:
+        """Return height and width of the tiles of a level, in pixels."""
+        stored = self._stored.get(level)
+        return (self.tile, self.tile) if stored is None else stored.tile
+
     def grid_shape(self, level: int) -> tuple[int, int]:
         """Return the number of rows and columns of tiles of a level."""
         if not 0 <= level < self.level_count:
             raise BadValueError(f"tile level {level} of {self.scan.name!r}; expected 0 to {self.level_count - 1}.")
-        rows, columns = (math.ceil(n / (self.tile << level)) for n in self.shape)
+        rows, columns = (
+            math.ceil(n / (side << level)) for n, side in zip(self.shape, self.tile_shape(level), strict=True)
+        )
         return rows, columns
 
     def encode(
@@ -236,54 +213,87 @@ class TileSource:
             raise BadValueError(
                 f"tile {row}, {column} on level {level} of {self.scan.name!r}; it has {rows} × {columns} tiles."
             )
-        style = Style(channel, colors, float(threshold), low, high)
+        style = self._settle(Style(channel, colors, float(threshold), low, high))
         at = index_of(self.scan, index)
-        key = (level, row, column, style, at)
-        found: tuple[bytes, str] | None = self._tiles.get(key)
-        if found is None:
-            rgba = to_rgba(self._plane(level, row, column, at), self.scan, style=style, display=self.display)
-            if self.scan.kind == "image":
-                found = encode_jpeg(self._bleed(rgba[..., :3], level, row, column)), "image/jpeg"
-            else:
-                found = encode_png(rgba), "image/png"
-            self._tiles.put(key, found, len(found[0]))
-        return found
+
+        def make() -> tuple[bytes, str]:
+            return self._make_tile((level, row, column), style, at)
+
+        return self._tiles.get_or_make((level, row, column, style, at), make, lambda tile: len(tile[0]))
 
     def clear(self) -> None:
         """Forget every tile."""
         self._tiles.clear()
-        self._planes.clear()
 
-    def _plane(self, level: int, row: int, column: int, at: tuple[int, ...]) -> NDArray[Any]:
-        scale = self._scale_below(level)
-        span = self.tile << level
-        start = (row * span / self.aspect[0], column * span / self.aspect[1])
-        if level == 0 or scale <= MAX_REDUCTION:
-            size = (span / self.aspect[0], span / self.aspect[1])
-            return read_plane(self.scan, start, size, (self.tile, self.tile), index=at)
-        key = (level, row, column, at)
-        plane: NDArray[Any] | None = self._planes.get(key)
-        if plane is None:
-            rows, columns = self.grid_shape(level - 1)
-            half = self.tile // 2
-            for r, c in ((0, 0), (0, 1), (1, 0), (1, 1)):
-                child_row, child_column = 2 * row + r, 2 * column + c
-                if child_row >= rows or child_column >= columns:
-                    continue
-                child = self._plane(level - 1, child_row, child_column, at)
-                if plane is None:
-                    plane = np.full((self.tile, self.tile, *child.shape[2:]), self.scan.fill, child.dtype)
-                small = resize(child, (half, half), nearest=is_exact(self.scan))
-                plane[r * half : (r + 1) * half, c * half : (c + 1) * half] = small
-            assert plane is not None
-            self._planes.put(key, plane, plane.nbytes)
+    @cached_property
+    def _stored(self) -> dict[int, TileLevel]:
+        """Levels of the scan whose stored tiles are pictures that a browser can place, by their tile level."""
+        scan = self.scan
+        if not self.native or scan.kind != "image" or not scan.axes.endswith("yxc") or self.display != Display():
+            return {}
+        found: dict[int, TileLevel] = {}
+        for number, level in enumerate(scan.levels):
+            if not isinstance(level, TileLevel) or not level.holds_pictures:
+                continue
+            scale = stored_scale(scan, number, self.aspect)
+            place = round(math.log2(max(*scale, 1)))
+            drift = max(abs(s / 2**place - 1) * n for s, n in zip(scale, level_shape(scan, number), strict=True))
+            sides = all(LEAST_SIDE <= side <= MOST_SIDE for side in level.tile)
+            if drift <= MOST_DRIFT and sides and place < self.level_count:
+                found.setdefault(place, level)
+        return found
+
+    def _settle(self, style: Style) -> Style:
+        """Return a style without what does not show, so that tiles that look alike are one tile."""
+        low = None if style.low == self.display.low else style.low
+        high = None if style.high == self.display.high else style.high
+        if self.scan.kind == "heatmap":
+            return replace(style, low=low, high=high)
+        return Style(style.channel, low=low, high=high)
+
+    def _make_tile(self, place: tuple[int, int, int], style: Style, at: tuple[int, ...]) -> tuple[bytes, str]:
+        level, row, column = place
+        stored = self._stored.get(level) if style == Style() else None
+        data = None if stored is None else stored.stored_tile(row, column, at)
+        if data is not None:
+            return data, "image/jpeg"
+        rgba = to_rgba(self._read_tile(place, at), self.scan, style=style, display=self.display)
+        if self.scan.kind == "image":
+            return encode_jpeg(self._bleed(rgba[..., :3], place)), "image/jpeg"
+        return encode_png(rgba), "image/png"
+
+    def _read_tile(self, place: tuple[int, int, int], at: tuple[int, ...]) -> NDArray[Any]:
+        level, row, column = place
+        if level > 0 and self._scale_below(level) > MAX_REDUCTION:
+            return self._tiles.get_or_make((*place, at), lambda: self._join_children(place, at), lambda p: p.nbytes)
+        height, width = self.tile_shape(level)
+        size = ((height << level) / self.aspect[0], (width << level) / self.aspect[1])
+        return read_plane(self.scan, (row * size[0], column * size[1]), size, (height, width), index=at)
+
+    def _join_children(self, place: tuple[int, int, int], at: tuple[int, ...]) -> NDArray[Any]:
+        """Make a tile of the four that it covers on the finer level."""
+        level, row, column = place
+        rows, columns = self.grid_shape(level - 1)
+        half = self.tile // 2
+        plane: NDArray[Any] | None = None
+        for r, c in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            if 2 * row + r >= rows or 2 * column + c >= columns:
+                continue
+            child = self._read_tile((level - 1, 2 * row + r, 2 * column + c), at)
+            if plane is None:
+                plane = np.full((self.tile, self.tile, *child.shape[2:]), self.scan.fill, child.dtype)
+            small = resize(child, (half, half), nearest=is_exact(self.scan))
+            plane[r * half : (r + 1) * half, c * half : (c + 1) * half] = small
+        assert plane is not None
         return plane
 
-    def _bleed(self, rgb: NDArray[np.uint8], level: int, row: int, column: int) -> NDArray[np.uint8]:
+    def _bleed(self, rgb: NDArray[np.uint8], place: tuple[int, int, int]) -> NDArray[np.uint8]:
         """Repeat the scan's last pixels to the edge of the tile: JPEG would mix the colour of what lies outside in."""
+        level, *corner = place
+        sides = self.tile_shape(level)
         inside = [
-            min(self.tile, math.ceil((n - (at * self.tile << level)) / 2**level))
-            for n, at in zip(self.shape, (row, column), strict=True)
+            min(side, math.ceil((n - (at * side << level)) / 2**level))
+            for n, at, side in zip(self.shape, corner, sides, strict=True)
         ]
         rgb[inside[0] :] = rgb[inside[0] - 1]
         rgb[:, inside[1] :] = rgb[:, inside[1] - 1, None]
@@ -551,8 +561,6 @@ def to_rgba(
     BadValueError
         If there is no such channel.
     """
-    from dataclasses import replace
-
     style = style or Style()
     display = display or default_display(scan)
     low = display.low if style.low is None else style.low

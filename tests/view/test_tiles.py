@@ -12,7 +12,8 @@ from PIL import Image
 from dhlab.display import class_color, heat_colors
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, UnknownNameError
 from dhlab.scan import Scan
-from dhlab.view.tiles import ByteCache, Style, TileSource, read_plane, to_rgba
+from dhlab.view.cache import ByteCache
+from dhlab.view.tiles import Style, TileSource, read_plane, to_rgba
 
 RNG = np.random.default_rng(7)
 

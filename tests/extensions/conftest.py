@@ -1,0 +1,100 @@
+"""A real Jupyter server with the extension, below a prefix, and people who are logged in to it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+httpx = pytest.importorskip("httpx", reason="needs JupyterLab (the extra 'lab')")
+pytest.importorskip("jupyter_server", reason="needs JupyterLab (the extra 'lab')")
+
+ROOT = Path(__file__).parents[2]
+EXTENSION = ROOT / "extensions" / "jupyterlab"
+PREFIX = "/research/lab/"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its address, token, the folder that it shows, its cookie secret and its process."""
+
+    url: str
+    token: str
+    folder: Path
+    secret: bytes
+    process: subprocess.Popen[bytes]
+
+    def person(self) -> Any:
+        """Return a client that logs in as somebody new and keeps cookies as a browser does."""
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=30)
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the server holds."""
+        import psutil
+
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a Jupyter server on loopback, and stop it in the end."""
+    folder = tmp_path_factory.mktemp("root")
+    home = tmp_path_factory.mktemp("home")
+    # The file that the wheel installs is what switches the extension on.
+    shutil.copytree(EXTENSION / "jupyter_server_config.d", home / "config" / "jupyter_server_config.d")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXTENSION), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [
+        sys.executable, "-m", "jupyter_server", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        f"--ServerApp.base_url={PREFIX}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+        "--ServerApp.port_retries=0", "--ServerApp.jpserver_extensions=jupyterlab=False",
+        *(["--allow-root"] if os.geteuid() == 0 else []),
+    ]  # fmt: skip
+    log = home / "server.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
+        url = f"http://127.0.0.1:{port}{PREFIX}"
+        try:
+            _wait_for(url, token, process, log)
+            secret = (home / "runtime" / "jupyter_cookie_secret").read_bytes()
+            yield Server(url, token, folder, secret, process)
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_for(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{url}api/status", headers={"Authorization": f"token {token}"}, timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.25)
+    raise RuntimeError(f"the Jupyter server did not start:\n{log.read_text()[-3000:]}")
