@@ -26,4 +26,5 @@ from .tiles import Tiles as Tiles
 from .timeline import Timeline as Timeline
 from .tissue import find_tissue as find_tissue
 from .training import fit as fit
+from .view import Viewer as Viewer
 from .view import show as show

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhlab.errors import BadFileError, BadValueError, ConflictError, NotFoundError, UnknownNameError, suggest
+from dhlab.io.opened import remember
 from dhlab.timeline import stage
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def open(
     reader = find_reader(location)
     with stage("data", verb="open", scan=location):
         scan: Scan = reader(location, spacing=spacing, icc=icc, series=series)
+    if spacing is None and not icc and series == 0:
+        remember(scan, location)
     suffix = suffix_of(location, _readers()) or ""
     return scan.replace(name=name or location.name[: -len(suffix)] or location.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,13 @@ from dhlab.errors import BadValueError
 from dhlab.scan import Scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from dhlab.scan import Level, Parent
 
-__all__ = ["LayerData", "LazyArray", "Placement", "locate", "to_layers"]
+__all__ = ["LayerData", "LazyArray", "Placement", "carry_index", "locate", "to_layers"]
 
 # Data, keyword arguments and layer type, as napari's readers return them.
 LayerData = tuple[Any, dict[str, Any], str]
@@ -293,6 +294,38 @@ def locate(thing: Scan | Annotations, base: Scan) -> Placement:
         axes = [(thing.spacing[t] * ratio, base.spacing[i], s) for t, i, s in zip((ty, tx), (y, x), shift, strict=True)]
     scale, offset = [a / b for a, b, _ in axes], [s / b for _, b, s in axes]
     return Placement((scale[0], scale[1]), (offset[0], offset[1]))
+
+
+def carry_index(index: Mapping[str, int], base: Scan, scan: Scan) -> dict[str, int]:
+    """Carry a position on the further axes of a base over to another scan, by physical distance.
+
+    Parameters
+    ----------
+    index
+        Position on further axes of `base` (``{"z": 12}``), in pixels.
+    base
+        The scan that `index` counts in.
+    scan
+        The scan to find the same place in.
+
+    Returns
+    -------
+    dict
+        Position on those further axes that `scan` has too, kept inside it.
+    """
+    found = {}
+    for axis, length in zip(scan.window_axes, scan.shape, strict=True):
+        if axis in "yx" or axis not in index:
+            continue
+        at = int(index[axis])
+        if scan is not base and axis in base.window_axes:
+            ours, theirs = scan.window_axes.index(axis), base.window_axes.index(axis)
+            where = (at + 0.5) * base.spacing[theirs]
+            shift = scan.origin[ours] - (0 if scan.parent is not None else base.origin[theirs])
+            at = math.floor((where - shift) / scan.spacing[ours])
+            at = min(max(at, 0), length - 1)
+        found[axis] = at
+    return found
 
 
 def _corner(thing: Scan, base: Scan, axis: int, base_axis: int, ratio: float) -> float:

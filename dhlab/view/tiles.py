@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dhlab.scan import Scan
 
-__all__ = ["COLOR_MAPS", "Style", "TileSource", "class_names", "color_map", "read_plane", "to_rgba"]
+__all__ = ["COLOR_MAPS", "Style", "TileSource", "class_names", "color_map", "read_plane", "read_values", "to_rgba"]
 
 JPEG_QUALITY = 85
 # Beyond this reduction a tile is made of its four children, which the cache keeps.
@@ -390,6 +390,30 @@ def read_plane(
         corner = np.array([start[0] + first * wanted[0], start[1]]) / scale
         strips.append(_read_strip(scan, level, corner, reduction, (count, shape[1]), at))
     return strips[0] if len(strips) == 1 else np.concatenate(strips)
+
+
+def read_values(scan: Scan, y: int, x: int, *, index: Mapping[str, int] | Sequence[int] | None = None) -> list[float]:
+    """Return what is stored at a pixel, as it is: one number per channel.
+
+    Parameters
+    ----------
+    scan
+        Any scan with y and x.
+    y, x
+        Level-0 pixel.
+    index
+        Position on further axes; None is the middle of each.
+
+    Raises
+    ------
+    BadValueError
+        If the pixel lies outside the scan.
+    """
+    shape = level_shape(scan, 0)
+    if not (0 <= y < shape[0] and 0 <= x < shape[1]):
+        raise BadValueError(f"pixel ({y}, {x}) of {scan.name!r}; it has {shape[0]} × {shape[1]} pixels.")
+    window = _read_window(scan, 0, np.array([y, x]), (1, 1), index_of(scan, index))
+    return [float(value) for value in window.ravel()]
 
 
 def _read_strip(

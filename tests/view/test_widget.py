@@ -169,6 +169,15 @@ def test_a_busy_reader_blocks_neither_the_kernel_nor_other_layers_and_stale_requ
     assert kernel.run("time.sleep(0.2); print(len(viewer._futures))")[0] == "0"
 
 
+def test_stored_values_come_over_the_comm(kernel: Kernel) -> None:
+    comm = open_viewer(kernel, "slide", "heat")
+    for number, layer, place in ((700, 0, (5, 250)), (701, 1, (1, 30)), (702, 0, (5, 700))):
+        kernel.send(comm, type="values", view="a", id=number, layer=layer, y=place[0], x=place[1], index={})
+    assert kernel.receive(700)[0]["values"] == [200, 60, 140]
+    assert kernel.receive(701)[0]["values"] == [0, 1]
+    assert "900 × 700" in kernel.receive(702)[0]["error"]
+
+
 def test_the_state_is_small_and_the_script_comes_on_request(kernel: Kernel) -> None:
     _, messages = kernel.run("viewer = show(slide, heat); print(viewer.comm.comm_id)")
     states = [m["content"]["data"]["state"] for m in messages if m["msg_type"] == "comm_open"]
@@ -201,8 +210,8 @@ def test_closing_frees_tiles(kernel: Kernel) -> None:
     comm = open_viewer(kernel, "slide")
     kernel.send(comm, **tile(id=500))
     kernel.receive(500)
-    assert kernel.run("print(viewer._sources[0]._tiles.used > 0)")[0] == "True"
-    assert kernel.run("viewer.close(); print(viewer._sources[0]._tiles.used, viewer.comm)")[0] == "0 None"
+    assert kernel.run("print(viewer.layers[0].tiles._tiles.used > 0)")[0] == "True"
+    assert kernel.run("viewer.close(); print(viewer.layers[0].tiles._tiles.used, viewer.comm)")[0] == "0 None"
 
 
 @needs_build

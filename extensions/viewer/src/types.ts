@@ -51,6 +51,8 @@ export interface LayerScene {
   maps?: Record<string, Rgb[]>;
   metre?: number | null;
   source?: LayerSource | null;
+  /** Counts how often the thing in this layer was replaced. */
+  revision?: number;
   /** Values at the ends of the display range that was found in the data. */
   display?: [number, number];
   /** As DICOM names it: "CT" has windows that everybody knows. */
@@ -71,6 +73,7 @@ export interface LayerSettings {
   threshold?: number;
   low?: number;
   high?: number;
+  class_colors?: Rgb[];
 }
 
 export type Settings = Record<string, LayerSettings>;

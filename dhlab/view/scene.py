@@ -1,0 +1,83 @@
+"""What a browser must know of a layer before it asks for pixels or shapes: plain values, for every transport."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dhlab.annotations import Annotations
+from dhlab.display import class_color
+from dhlab.io.opened import file_of
+from dhlab.view.layers import LENGTHS, locate, shapes_of
+from dhlab.view.tiles import COLOR_MAPS, class_names, color_map
+
+if TYPE_CHECKING:
+    from dhlab.scan import Scan
+    from dhlab.view.viewer import Layer
+
+__all__ = ["describe_layer"]
+
+GRADIENT_STOPS = 9
+
+
+def describe_layer(layer: Layer, base: Scan) -> dict[str, Any]:
+    """Return what the browser needs to know of a layer, once: ``LayerScene`` of the viewer's TypeScript.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    base
+        The scan in whose level-0 pixels everything is placed.
+
+    Returns
+    -------
+    dict
+        JSON-compatible. ``id``, ``name``, ``base``, ``kind``, ``scale`` and ``offset`` (y, x), ``classes``,
+        ``revision``; of scans also ``info`` of its `TileSource`, ``maps`` (colours along each colour map), ``display``
+        (values at the ends of its range), ``modality`` (as DICOM names it, or empty), ``metre`` (length of its unit,
+        None if unknown), and ``source`` (``path`` and ``stamp`` of the file whose plain `open` gives the same pixels,
+        else None); of annotations also ``count``.
+
+    Raises
+    ------
+    BadValueError
+        If the units of layer and base cannot be converted into one another.
+    """
+    thing = layer.thing
+    place = locate(thing, base) if thing is not base else None
+    common: dict[str, Any] = {
+        "id": layer.id,
+        "name": layer.name,
+        "base": thing is base,
+        "scale": list(place.scale) if place else [1.0, 1.0],
+        "offset": list(place.offset) if place else [0.0, 0.0],
+        "revision": layer.revision,
+    }
+    if isinstance(thing, Annotations):
+        shapes = shapes_of(thing)
+        counts = np.bincount(shapes.labels, minlength=len(shapes.names)).tolist()
+        classes = [
+            {"name": n, "color": list(c), "count": k}
+            for n, c, k in zip(shapes.names, shapes.colors, counts, strict=True)
+        ]
+        return common | {"kind": "shapes", "classes": classes, "count": len(shapes.labels)}
+    assert layer.tiles is not None
+    names = class_names(thing) if thing.kind != "image" else list(thing.channels)
+    file = file_of(thing)
+    return common | {
+        "kind": thing.kind,
+        "classes": [{"name": n, "color": list(class_color(i))} for i, n in enumerate(names)],
+        "maps": _color_stops(),
+        "display": [layer.tiles.display.low, layer.tiles.display.high],
+        "modality": str(thing.meta.get("modality") or ""),
+        "metre": LENGTHS.get(thing.unit),
+        "info": layer.tiles.info(),
+        "source": {"path": str(file.path), "stamp": list(file.stamp)} if file else None,
+    }
+
+
+def _color_stops() -> dict[str, list[list[int]]]:
+    stops = np.linspace(0, 255, GRADIENT_STOPS).astype(int)
+    return {name: color_map(name)[stops].tolist() for name in COLOR_MAPS if name != "class"}

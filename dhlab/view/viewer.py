@@ -1,0 +1,504 @@
+"""`Viewer`: layers on one another, the part of them that is looked at, and how they are shown; no front end."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import traitlets
+
+from dhlab.annotations import Annotations
+from dhlab.display import thumbnail
+from dhlab.errors import BadValueError, UnknownNameError, suggest
+from dhlab.scan import Scan
+from dhlab.view.composite import compose
+from dhlab.view.layers import locate, shapes_of
+from dhlab.view.tiles import COLOR_MAPS, Style, TileSource, index_of, plane_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["STYLE_KEYS", "Layer", "Viewer"]
+
+STYLE_KEYS = ("channel", "colors", "threshold", "low", "high")
+# The width of a view that was never on a screen: what a cell usually has.
+USUAL_ASPECT = 4 / 3
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One thing in a viewer.
+
+    Parameters
+    ----------
+    id
+        Number that no other layer of the viewer ever has.
+    name
+        Name that no other layer of the viewer has at the time.
+    thing
+        What is shown.
+    tiles
+        The pixels of a scan, as tiles.
+    revision
+        Counts how often the thing was replaced.
+    """
+
+    id: int
+    name: str
+    thing: Scan | Annotations
+    tiles: TileSource | None = None
+    revision: int = 0
+
+    def shows(self, thing: Scan | Annotations) -> Layer:
+        """Return the same layer with another thing in it."""
+        tiles = TileSource(thing) if isinstance(thing, Scan) else None
+        return replace(self, thing=thing, tiles=tiles, revision=self.revision + 1)
+
+
+class Viewer(traitlets.HasTraits):
+    """Scans and annotations on one another, and the view of them; without any front end.
+
+    Every attribute is a trait: ``viewer.observe(act, "center")`` calls ``act(change)`` whenever it changes, by Python
+    or by whoever sits in front of it; ``change["new"]`` is its value. A front follows by the same means. Attributes
+    are replaced, never changed in place.
+
+    Parameters
+    ----------
+    things
+        Scans and annotations, from bottom to top; the first scan is the base.
+    height
+        Height of the view in screen pixels.
+
+    Attributes
+    ----------
+    layers
+        What is shown, a tuple of `Layer` from bottom to top; change it with `add`, `remove` and `replace`.
+    center
+        Middle of the view in level-0 pixels of the base (y, x); None until it is fitted.
+    zoom
+        Screen pixels per level-0 pixel of the base; None fits the whole.
+    rotation
+        Clockwise, in degrees.
+    index
+        Position on further axes (``{"z": 12}``).
+    settings
+        Settings of every layer by its id as text. Of all: ``visible``, ``opacity``. Of scans: ``channel``, ``colors``,
+        ``threshold``, ``low``, ``high``. Of annotations: ``hidden`` (indices of classes that are not drawn),
+        ``class_colors`` (RGB of every class).
+    tool
+        What the pointer does: ``"pan"``, or the name of a tool that the front offers.
+    active_class
+        Name of the class that new shapes get; None for none.
+    height
+        Height of the view in screen pixels.
+    size
+        Height and width of the view on the screen, in pixels, as the front last told it; None before.
+
+    Raises
+    ------
+    BadValueError
+        If there is no scan, a thing is neither scan nor annotations, or units cannot be converted.
+    """
+
+    layers: tuple[Layer, ...] = traitlets.Tuple(read_only=True)  # type: ignore[assignment]
+    center: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment]
+        traitlets.Float(), traitlets.Float(), default_value=None, allow_none=True
+    ).tag(sync=True)
+    zoom: float | None = traitlets.Float(None, allow_none=True).tag(sync=True)  # type: ignore[assignment]
+    rotation = traitlets.Float(0.0).tag(sync=True)
+    index = traitlets.Dict().tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)
+    tool = traitlets.Unicode("pan").tag(sync=True)
+    active_class = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+    height = traitlets.Int(500, min=120, max=10_000).tag(sync=True)
+    size: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment]
+        traitlets.Float(), traitlets.Float(), default_value=None, allow_none=True
+    ).tag(sync=True)
+
+    def __init__(self, *things: Scan | Annotations, height: int = 500, **traits: Any) -> None:
+        for thing in things:
+            _check_thing(thing)
+        if not any(isinstance(t, Scan) for t in things):
+            raise BadValueError("nothing to show annotations on; expected a Scan first: dh.show(scan, annotations).")
+        self._last_id = -1
+        # A signal has no plane to pan in: its traces are shown as a picture.
+        shown = [_as_picture(t) if isinstance(t, Scan) else t for t in things]
+        self._base: Scan = next(t for t in shown if isinstance(t, Scan))
+        layers: list[Layer] = []
+        for thing in shown:
+            layers.append(self._new_layer(thing, taken=[layer.name for layer in layers]))
+        axes = [a for a in self._base.window_axes if a not in "yx"]
+        self.set_trait("layers", tuple(layers))
+        super().__init__(
+            settings={str(layer.id): self._first_settings(layer) for layer in layers},
+            index=dict(zip(axes, index_of(self._base, None), strict=True)),
+            height=height,
+            **traits,
+        )
+
+    @property
+    def base(self) -> Scan:
+        """The scan that everything else lies on; positions are its level-0 pixels."""
+        return self._base
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Physical size of a level-0 pixel of the base (y, x), in `unit`."""
+        y, x = plane_axes(self._base)
+        return self._base.spacing[y], self._base.spacing[x]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the base: ``"µm"``, ``"mm"``, or ``"px"`` where the physical size is unknown."""
+        return self._base.unit
+
+    @property
+    def position(self) -> tuple[float, float] | None:
+        """Middle of the view (y, x) as distance from the base's first corner, in `unit`; None until it is fitted."""
+        if self.center is None:
+            return None
+        return self.center[0] * self.spacing[0], self.center[1] * self.spacing[1]
+
+    @position.setter
+    def position(self, position: Sequence[float] | None) -> None:
+        y, x = position or (0.0, 0.0)
+        self.center = None if position is None else (y / self.spacing[0], x / self.spacing[1])
+
+    @property
+    def resolution(self) -> float | None:
+        """Physical width of a screen pixel, in `unit`; None fits the whole."""
+        return None if self.zoom is None else self.spacing[1] / self.zoom
+
+    @resolution.setter
+    def resolution(self, resolution: float | None) -> None:
+        if resolution is not None and not resolution > 0:
+            raise BadValueError(f"resolution {resolution}; expected a positive number of {self.unit} per pixel.")
+        self.zoom = None if resolution is None else self.spacing[1] / resolution
+
+    @property
+    def region(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """First corner and size (y, x) of what is in view, in level-0 pixels; that of the upright view if rotated."""
+        if self.center is None or self.zoom is None:
+            y, x = plane_axes(self._base)
+            return (0.0, 0.0), (float(self._base.shape[y]), float(self._base.shape[x]))
+        height, width = self.size or (self.height, self.height * USUAL_ASPECT)
+        extent = (height / self.zoom * self.spacing[1] / self.spacing[0], width / self.zoom)
+        return (self.center[0] - extent[0] / 2, self.center[1] - extent[1] / 2), extent
+
+    def layer(self, name: str | int) -> Layer:
+        """Return a layer by its name or id.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none.
+        """
+        for layer in self.layers:
+            if name in (layer.name, layer.id):
+                return layer
+        raise UnknownNameError(f"no layer {name!r}.{suggest(str(name), [layer.name for layer in self.layers])}")
+
+    def add(self, thing: Scan | Annotations, *, name: str | None = None) -> Layer:
+        """Put a thing on top of the others.
+
+        Parameters
+        ----------
+        thing
+            A scan or annotations; placed by spacing, origin and parent.
+        name
+            Name of the layer; else the thing's own. A number is added where it is taken.
+
+        Returns
+        -------
+        Layer
+            The new layer.
+
+        Raises
+        ------
+        BadValueError
+            If the thing is neither, or its unit cannot be converted into the base's.
+        """
+        _check_thing(thing)
+        shown = _as_picture(thing) if isinstance(thing, Scan) else thing
+        layer = self._new_layer(shown, taken=[one.name for one in self.layers], name=name)
+        settings = self.settings | {str(layer.id): self._first_settings(layer)}
+        self._change_layers((*self.layers, layer), settings)
+        return layer
+
+    def remove(self, name: str | int) -> None:
+        """Take a layer away, by its name or id.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        BadValueError
+            If it is the base.
+        """
+        layer = self.layer(name)
+        if layer.thing is self._base:
+            raise BadValueError(f"{layer.name!r} is what the others lie on; hide it: set_layer(…, visible=False).")
+        settings = {key: value for key, value in self.settings.items() if key != str(layer.id)}
+        self._change_layers(tuple(one for one in self.layers if one is not layer), settings)
+        if layer.tiles is not None:
+            layer.tiles.clear()
+
+    def replace(self, name: str | int, thing: Scan | Annotations) -> Layer:
+        """Show another thing in a layer, with the settings that it has.
+
+        Parameters
+        ----------
+        name
+            Name of the layer, or its id.
+        thing
+            A scan where a scan was, annotations where annotations were.
+
+        Returns
+        -------
+        Layer
+            The layer as it is now.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        BadValueError
+            If the thing is of another type, or the layer is the base.
+        """
+        layer = self.layer(name)
+        _check_thing(thing)
+        if isinstance(thing, Scan) is not isinstance(layer.thing, Scan) or layer.thing is self._base:
+            raise BadValueError(
+                f"cannot show {type(thing).__name__} in layer {layer.name!r}; expected another "
+                f"{type(layer.thing).__name__}, and not the base. Make a new viewer: dh.show(…)."
+            )
+        locate(thing, self._base)
+        new = layer.shows(thing)
+        fresh = self._first_settings(new)
+        own = self.settings[str(layer.id)]
+        if isinstance(thing, Annotations) and len(own["class_colors"]) != len(fresh["class_colors"]):
+            own = own | {"class_colors": fresh["class_colors"], "hidden": []}
+        self._change_layers(
+            tuple(new if one is layer else one for one in self.layers), self.settings | {str(layer.id): own}
+        )
+        return new
+
+    def fit(self) -> None:
+        """Show the whole base scan."""
+        with self._together():
+            self.center, self.zoom, self.rotation = None, None, 0.0
+
+    def set_layer(self, name: str | int, /, **changes: Any) -> None:
+        """Change the settings of one layer.
+
+        Parameters
+        ----------
+        name
+            Name of the layer, or its id.
+        changes
+            ``visible``, ``opacity``; of scans ``channel`` (number or name), ``colors``, ``threshold``, ``low``,
+            ``high``; of annotations ``hidden``, ``class_colors`` (RGB of every class, or of some by name).
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer or setting.
+        BadValueError
+            If a value is out of range.
+        """
+        layer = self.layer(name)
+        own = self.settings[str(layer.id)]
+        if unknown := set(changes) - set(own):
+            raise UnknownNameError(f"no setting {min(unknown)!r}.{suggest(min(unknown), own)}")
+        if isinstance(channel := changes.get("channel"), str) and isinstance(layer.thing, Scan):
+            if channel not in layer.thing.channels:
+                raise UnknownNameError(f"no channel {channel!r}.{suggest(channel, layer.thing.channels)}")
+            changes["channel"] = layer.thing.channels.index(channel)
+        if "class_colors" in changes and isinstance(layer.thing, Annotations):
+            changes["class_colors"] = _all_colors(changes["class_colors"], layer.thing, own["class_colors"])
+        merged = {**own, **changes}
+        if not 0 <= merged["opacity"] <= 1:
+            raise BadValueError(f"opacity {merged['opacity']}; expected a number from 0 to 1.")
+        if isinstance(layer.thing, Scan):
+            Style(**{k: merged[k] for k in STYLE_KEYS})
+        self.settings = self.settings | {str(layer.id): merged}
+
+    def link(self, other: Viewer) -> None:
+        """Follow the place, zoom and rotation of another viewer, and let it follow this one.
+
+        Places are matched in physical units, so two scans of one tissue at different pixel sizes stay together.
+
+        Parameters
+        ----------
+        other
+            The other viewer.
+
+        Raises
+        ------
+        BadValueError
+            If the units of the two base scans cannot be converted.
+        """
+        place = locate(other._base, self._base)
+
+        def follow(target: Viewer, center: Sequence[float] | None, zoom: float | None, rotation: float) -> None:
+            new = None if center is None else (float(center[0]), float(center[1]))
+            if _close(target.center, new) and _close(target.zoom, zoom) and _close(target.rotation, rotation):
+                return
+            with target._together():
+                target.center, target.zoom, target.rotation = new, zoom, rotation
+
+        def to_other(_change: object) -> None:
+            center = self.center and [
+                (c - o) / s for c, o, s in zip(self.center, place.offset, place.scale, strict=True)
+            ]
+            follow(other, center, self.zoom and self.zoom * place.scale[1], self.rotation)
+
+        def to_self(_change: object) -> None:
+            center = other.center and [
+                c * s + o for c, o, s in zip(other.center, place.offset, place.scale, strict=True)
+            ]
+            follow(self, center, other.zoom and other.zoom / place.scale[1], other.rotation)
+
+        names = ["center", "zoom", "rotation"]
+        self.observe(to_other, names)
+        other.observe(to_self, names)
+        to_self(None)
+
+    def snapshot(self, max_px: int = 1200, *, legend: bool = True, whole: bool = False) -> NDArray[np.uint8]:
+        """Draw what is shown as a picture, in Python, without the browser.
+
+        Parameters
+        ----------
+        max_px
+            Longest side in pixels.
+        legend
+            Draw class names, colours and a scale bar.
+        whole
+            Draw the whole base scan instead of the present view. A rotated view is drawn upright.
+
+        Returns
+        -------
+        ndarray
+            ``(height, width, 3)`` uint8.
+        """
+        things: list[Scan | Annotations] = []
+        shares: list[float] = []
+        styles: dict[int, Style] = {}
+        for layer in self.layers:
+            settings = self.settings[str(layer.id)]
+            if layer.thing is self._base:
+                styles[-1] = self._style(layer)
+            elif settings["visible"]:
+                if layer.tiles is not None:
+                    styles[len(things)] = self._style(layer)
+                things.append(self._as_set(layer))
+                shares.append(settings["opacity"])
+        return compose(
+            self._base,
+            *things,
+            max_px=max_px,
+            region=None if whole or self.center is None or self.zoom is None else self.region,
+            opacity=shares,
+            legend=legend,
+            styles=styles,
+            index=self.index,
+        )
+
+    def close(self) -> None:
+        """Forget every tile; the viewer cannot be used afterwards."""
+        for layer in self.layers:
+            if layer.tiles is not None:
+                layer.tiles.clear()
+
+    def __repr__(self) -> str:
+        return f"Viewer of {', '.join(layer.name for layer in self.layers)}"
+
+    def _together(self) -> AbstractContextManager[Any]:
+        """Let whoever observes see several changes as one."""
+        return self.hold_trait_notifications()
+
+    def _change_layers(self, layers: tuple[Layer, ...], settings: Mapping[str, Any]) -> None:
+        with self._together():
+            self.settings = dict(settings)
+            self.set_trait("layers", layers)
+
+    def _new_layer(self, thing: Scan | Annotations, *, taken: Sequence[str], name: str | None = None) -> Layer:
+        if thing is not self._base:
+            locate(thing, self._base)
+        wanted = name or (thing.name if isinstance(thing, Scan) else shapes_of(thing).title)
+        free = wanted
+        number = 1
+        while free in taken:
+            number += 1
+            free = f"{wanted} {number}"
+        self._last_id += 1
+        return Layer(self._last_id, free, thing, TileSource(thing) if isinstance(thing, Scan) else None)
+
+    def _first_settings(self, layer: Layer) -> dict[str, Any]:
+        thing = layer.thing
+        if isinstance(thing, Annotations):
+            colors = [list(c) for c in shapes_of(thing).colors]
+            return {"visible": True, "opacity": 1.0, "hidden": [], "class_colors": colors}
+        assert layer.tiles is not None
+        display = layer.tiles.display
+        return {
+            "visible": True,
+            "opacity": 1.0 if thing is self._base else 0.5,
+            "hidden": [],
+            "channel": None,
+            "colors": COLOR_MAPS[0],
+            "threshold": 0.0,
+            "low": display.low,
+            "high": display.high,
+        }
+
+    def _style(self, layer: Layer) -> Style:
+        settings = self.settings[str(layer.id)]
+        return Style(**{k: settings[k] for k in STYLE_KEYS})
+
+    def _as_set(self, layer: Layer) -> Scan | Annotations:
+        """Return a layer's thing; annotations without hidden classes and in the colours that were chosen."""
+        if isinstance(layer.thing, Scan):
+            return layer.thing
+        settings = self.settings[str(layer.id)]
+        thing = layer.thing
+        if settings["hidden"]:
+            thing = thing[~np.isin(shapes_of(thing).labels, settings["hidden"])]
+        return thing.replace(class_colors=tuple(map(tuple, settings["class_colors"][: len(thing.class_names)])))
+
+
+def _check_thing(thing: object) -> None:
+    if not isinstance(thing, (Scan, Annotations)):
+        raise BadValueError(
+            f"cannot show {type(thing).__name__}; expected Scans and Annotations. Open files with dh.open."
+        )
+
+
+def _all_colors(colors: Any, thing: Annotations, known: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the RGB of every class as lists; a mapping changes those that it names."""
+    names = shapes_of(thing).names
+    if hasattr(colors, "items"):
+        if unknown := set(colors) - set(names):
+            raise UnknownNameError(f"no class {min(unknown)!r}.{suggest(min(unknown), names)}")
+        colors = [colors.get(name, old) for name, old in zip(names, known, strict=True)]
+    with suppress(TypeError, ValueError):
+        table = [[int(v) for v in color] for color in colors]
+        if len(table) == len(names) and all(len(c) == 3 and 0 <= min(c) <= max(c) <= 255 for c in table):
+            return table
+    raise BadValueError(f"class_colors {colors!r}; expected {len(names)} triples of 0 to 255, or some by class name.")
+
+
+def _as_picture(scan: Scan) -> Scan:
+    if "y" in scan.axes and "x" in scan.axes:
+        return scan
+    return Scan.from_array(thumbnail(scan, 2048), "yxc", name=scan.name, fill=255)
+
+
+def _close(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return bool(np.allclose(one, other, rtol=1e-6, atol=1e-3))
