@@ -299,5 +299,6 @@ print(len(zones))
     cell.settle()
     assert near(cell.color(1000, 200), (240, 240, 240), 20)
     assert cell.viewer.locator(".dhv-alert").is_hidden()
-    assert watch.errors == []
+    # The server is asked first, refuses what lies outside its root, and the kernel sends the tiles.
+    assert all("status of 40" in error for error in watch.errors), watch.errors
     assert watch.external == []
