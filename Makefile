@@ -13,7 +13,7 @@ pytest = $(bin)/python -m pytest -n auto --dist loadfile \
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
-.venv/.ready-%: binder/install.sh binder/constraints.txt pyproject.toml extensions/viewer/package.json $(wildcard extensions/viewer/src/* dhlab/kernels/_cpu/*.[ch]) binder/build_kernels.py
+.venv/.ready-%: binder/install.sh binder/constraints.txt pyproject.toml $(wildcard extensions/*/package.json extensions/*/src/* dhlab/kernels/_cpu/*.[ch]) binder/build_kernels.py
 	@bash binder/install.sh $*
 
 demo: .venv/.ready-demo ## from a slide to a result, in a minute

@@ -25,6 +25,7 @@ except ImportError:  # run as a script
 
 FOLDER = Path(__file__).resolve().parents[1] / "dhlab" / "kernels" / "_cpu"
 LIBRARY = FOLDER / "kernels.so"
+LAB_EXTENSION = FOLDER.parents[2] / "extensions" / "jupyterlab" / "labextension"
 FLAGS = [
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-semantic-interposition"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
@@ -70,8 +71,11 @@ def build(compiler: str) -> None:
 class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
     """Compile before the wheel is packed; a wheel with a library is for one platform, not for one Python."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Build, or say that there is no compiler."""
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build, or say that there is no compiler; take the Lab extension along where npm has built it."""
+        # An editable install links to it instead: a copy would stay as it is when npm builds anew.
+        if version != "editable" and LAB_EXTENSION.is_dir():
+            build_data["shared_data"][str(LAB_EXTENSION)] = "share/jupyter/labextensions/dhlab"
         compiler = find_compiler()
         try:
             if compiler is None:

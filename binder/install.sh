@@ -49,11 +49,21 @@ trap 'rm -rf "$work"' EXIT
 # The slide comes while the packages are installed.
 bash binder/fetch_slide.sh "$python" >"$work/slide" 2>&1 &
 slide=$!
-# So is the viewer's bundle built, where its sources are newer.
-bundle=dhlab/view/static/viewer.js viewer=
-if [ "$profile" != demo ] && { [ ! -e "$bundle" ] || [ -n "$(find extensions/viewer -path '*/node_modules' -prune -o -newer "$bundle" -type f -print -quit)" ]; }; then
-  { npm ci --silent --no-audit --no-fund --prefix extensions/viewer && npm run --silent --prefix extensions/viewer build; } >"$work/viewer" 2>&1 &
-  viewer=$!
+# So are the viewer's bundle and the Lab extension built, where their sources are newer.
+lab=extensions/jupyterlab/labextension front=
+stale() {
+  [ ! -e "$1" ] || [ -n "$(find extensions -type d \( -name node_modules -o -name lib -o -name labextension -o -name dhlab_lab \) -prune \
+    -o -newer "$1" -type f -print -quit)" ]
+}
+build_front() {
+  local project
+  for project in viewer jupyterlab; do
+    npm ci --silent --no-audit --no-fund --prefix extensions/$project && npm run --silent --prefix extensions/$project build || return
+  done
+}
+if [ "$profile" != demo ] && { stale dhlab/view/static/viewer.js || stale $lab/LICENSES.txt; }; then
+  build_front >"$work/front" 2>&1 &
+  front=$!
 fi
 
 if [ ! -x "$venv/bin/uv" ]; then
@@ -104,10 +114,17 @@ fi
 
 wait "$slide" || say "The sample slide could not be fetched; this command tries again when you run it again."
 cat "$work/slide"
-if [ -n "$viewer" ] && ! wait "$viewer"; then
-  cat "$work/viewer"
-  say "The viewer could not be built: npm, above, says why. Everything but dh.show works; run this again."
+if [ -n "$front" ] && ! wait "$front"; then
+  cat "$work/front"
+  say "The viewer could not be built: npm, above, says why. Everything but dh.show and slides in JupyterLab works; run this again."
   exit 1
+fi
+if [ "$profile" != demo ]; then
+  # JupyterLab looks for extensions here; the link shows it what npm builds later, too.
+  extensions=$venv/share/jupyter/labextensions
+  mkdir -p "$extensions"
+  rm -rf "$extensions/dhlab"
+  ln -s "$PWD/$lab" "$extensions/dhlab"
 fi
 for done in demo lab test dev; do
   touch "$venv/.ready-$done"

@@ -6,8 +6,8 @@ from jupyter_server.extension.application import ExtensionApp
 from traitlets import Float, Int, List, Unicode
 
 from dhlab.view.workers import TileWorkers
+from dhlab_lab import handlers, notebooks
 from dhlab_lab.access import Access
-from dhlab_lab.handlers import HANDLERS
 from dhlab_lab.views import Views
 
 __all__ = ["DHLab"]
@@ -42,7 +42,9 @@ class DHLab(ExtensionApp):
             self.allowed_roots or [root], base=root, secret=self.serverapp.cookie_secret, lifetime=self.token_lifetime
         )
         parts = {"access": access, "views": self.views, "workers": self.workers}
-        self.handlers.extend((pattern, handler, parts) for pattern, handler in HANDLERS)
+        self.handlers.extend(
+            (pattern, handler, parts) for pattern, handler in (*handlers.HANDLERS, *notebooks.HANDLERS)
+        )
 
     async def stop_extension(self) -> None:
         """Close what is open when the server ends."""

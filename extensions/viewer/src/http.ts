@@ -11,6 +11,8 @@ export interface Opened {
 
 // The token has run out, the server was started anew, or the file was replaced: asked again it tells which.
 const ASK_AGAIN = [403, 410];
+const BUSY = 503;
+const WAITS_MS = [250, 500, 1000, 2000];
 
 export class HttpTransport implements Transport {
   private readonly sources = new Map<number, LayerSource>();
@@ -54,15 +56,27 @@ export class HttpTransport implements Transport {
 
   private async get(layer: number, path: (token: string) => string, signal: AbortSignal): Promise<Response> {
     const token = await this.token(layer);
-    signal.throwIfAborted();
     try {
-      return await this.server.get(path(token), signal);
+      return await this.patiently(path(token), signal);
     } catch (error) {
       if (!(error instanceof ServerError) || !ASK_AGAIN.includes(error.status)) throw error;
     }
     // Tiles that fail together ask for one new token.
     if ((await this.token(layer)) === token) this.tokens.delete(layer);
-    return this.server.get(path(await this.token(layer)), signal);
+    return this.patiently(path(await this.token(layer)), signal);
+  }
+
+  private async patiently(path: string, signal: AbortSignal): Promise<Response> {
+    for (const wait of [...WAITS_MS, null]) {
+      signal.throwIfAborted();
+      try {
+        return await this.server.get(path, signal);
+      } catch (error) {
+        if (wait === null || !(error instanceof ServerError) || error.status !== BUSY) throw error;
+        await new Promise((done) => setTimeout(done, wait));
+      }
+    }
+    throw new Error("the server is busy");
   }
 
   private token(layer: number): Promise<string> {

@@ -57,12 +57,14 @@ export class ViewerView {
   private index: Record<string, number>;
   private keep: ReturnType<typeof setTimeout> | undefined;
   private fitted = true;
+  private placed: boolean;
   private storing = false;
   private following = false;
 
   constructor(private readonly model: Model, el: HTMLElement, transport: Transport) {
     const scene = (model.get("_scene") as { layers: LayerScene[] }).layers;
     const base = scene.find((layer) => layer.base)!;
+    this.placed = model.get("center") !== null && model.get("zoom") !== null;
     this.settings = model.get("settings") as Settings;
     this.index = model.get("index") as Record<string, number>;
     this.transport = new CachedTransport(transport);
@@ -269,6 +271,7 @@ export class ViewerView {
 
   private fit(): void {
     this.view.setRotation(0);
+    this.placed = false;
     this.view.fit(this.frame.extent, { padding: [8, 8, 8, 8], minResolution: 1 / MOST_ZOOM });
     this.fitted = true;
   }
@@ -384,11 +387,13 @@ export class ViewerView {
   }
 
   private resized(): void {
+    // The new size may itself shift the view.
+    const fitted = this.fitted;
     this.map.updateSize();
     const [width = 0, height = 0] = this.map.getSize() ?? [];
     if (!width || !height) return;
-    if (this.model.get("center") !== null && this.model.get("zoom") !== null && this.fitted === false) return;
-    if (this.model.get("center") !== null && this.model.get("zoom") !== null && !this.root.dataset.ready) this.follow();
+    if (!fitted) return;
+    if (this.placed) this.follow();
     else this.fit();
     this.measure();
   }
@@ -450,7 +455,8 @@ export class ViewerView {
     this.tip.style.top = `${Math.min(pixel[1]! + 14, height - box.height - 6)}px`;
   }
 
-  private say(message: string): void {
+  /** Tell the person at the screen of a fault. */
+  say(message: string): void {
     this.alertText.textContent = message;
     this.alert.hidden = false;
   }

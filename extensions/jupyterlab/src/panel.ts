@@ -1,0 +1,82 @@
+/** A slide in a tab: asks the server to open it, shows it, and remembers where one was. */
+import type { Contents } from "@jupyterlab/services";
+import type { IStateDB } from "@jupyterlab/statedb";
+import type { ReadonlyPartialJSONObject } from "@lumino/coreutils";
+import type { Message } from "@lumino/messaging";
+import { Widget } from "@lumino/widgets";
+import type { ViewerView } from "../../viewer/src/view.ts";
+import { besides } from "./besides.ts";
+
+export interface SlidePanelOptions {
+  path: string;
+  contents: Contents.IManager;
+  state: IStateDB | null;
+}
+
+// Another file at this path has other layers: only what means the same for all is kept.
+const KEPT = ["center", "zoom", "rotation", "index", "settings"];
+
+export class SlidePanel extends Widget {
+  private view: ViewerView | undefined;
+
+  constructor(readonly options: SlidePanelOptions) {
+    super();
+    this.addClass("dhlab-slide");
+    this.node.tabIndex = -1;
+  }
+
+  override dispose(): void {
+    this.view?.close();
+    super.dispose();
+  }
+
+  protected override onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    if (!this.view && !this.node.childElementCount) void this.open();
+  }
+
+  protected override onActivateRequest(message: Message): void {
+    super.onActivateRequest(message);
+    (this.node.querySelector<HTMLElement>(".dhv-stage") ?? this.node).focus();
+  }
+
+  private get key(): string {
+    return `dhlab-view:${this.options.path}`;
+  }
+
+  private async open(): Promise<void> {
+    const { path, contents, state } = this.options;
+    this.tell("status", `Opening ${path} …`);
+    try {
+      const [{ openSlide }, kept, annotations] = await Promise.all([
+        import("./slide.ts"),
+        state?.fetch(this.key) as Promise<Record<string, unknown> | undefined>,
+        besides(contents, path),
+      ]);
+      const save = (model: { get(name: string): unknown }): void => {
+        const now = Object.fromEntries(KEPT.map((name) => [name, model.get(name)]));
+        void state?.save(this.key, now as ReadonlyPartialJSONObject);
+      };
+      const opened = await openSlide({ path, annotations, kept: kept ?? {}, save });
+      if (this.isDisposed) return;
+      const active = this.node.contains(document.activeElement);
+      this.node.replaceChildren();
+      this.view = opened(this.node);
+      if (active) this.activate();
+    } catch (error) {
+      this.tell("alert", `${path}: ${(error as Error).message}`);
+    }
+  }
+
+  private tell(role: "status" | "alert", text: string): void {
+    const note = document.createElement("p");
+    note.className = "dhlab-note";
+    note.setAttribute("role", role);
+    note.textContent = text;
+    this.node.replaceChildren(note);
+    if (role !== "alert") return;
+    const again = Object.assign(document.createElement("button"), { textContent: "Try again", className: "jp-mod-styled" });
+    again.addEventListener("click", () => void this.open());
+    note.append(again);
+  }
+}
