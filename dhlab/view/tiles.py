@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from dhlab.scan import Scan
 
-__all__ = ["COLOR_MAPS", "Style", "TileSource", "class_names", "color_map", "read_plane", "read_values", "to_rgba"]
+__all__ = [
+    "COLOR_MAPS",
+    "Style",
+    "TileRequest",
+    "TileSource",
+    "class_names",
+    "color_map",
+    "read_plane",
+    "read_values",
+    "to_rgba",
+]
 
 JPEG_QUALITY = 85
 # Beyond this reduction a tile is made of its four children, which the cache keeps.
@@ -73,11 +83,31 @@ class Style:
             raise BadValueError(f"threshold {self.threshold}; expected a share of the display range from 0 to 1.")
 
 
+@dataclass(frozen=True)
+class TileRequest:
+    """One tile of a source, as it is looked for.
+
+    Parameters
+    ----------
+    place
+        Level, row and column.
+    style
+        How it is coloured.
+    at
+        Position on every further axis.
+    """
+
+    place: tuple[int, int, int]
+    style: Style
+    at: tuple[int, ...]
+
+
 class TileSource:
     """The pyramid of tiles of one scan: square pixels, each level half as fine as the one before.
 
     Level 0 has the scan's finest pixel; the last level fits in one tile. The scan's own levels are used where they
-    fit and resampled where they do not. Safe between threads; a tile is made once however many ask for it.
+    fit and resampled where they do not. Levels that the file stores as JPEG keep its own grid, and their tiles are
+    passed on without being decoded. Safe between threads; a tile is made once however many ask for it.
 
     Parameters
     ----------
@@ -87,8 +117,6 @@ class TileSource:
         Range of values shown; None is `default_display` of the scan.
     tile
         Side of a tile in pixels.
-    native
-        Keep to the file's own grid on the levels that it stores as JPEG, and pass these tiles on without decoding them.
     budget
         Bytes of tiles kept in memory.
 
@@ -104,13 +132,11 @@ class TileSource:
         display: Display | None = None,
         *,
         tile: int = 512,
-        native: bool = False,
         budget: int = 64 << 20,
     ) -> None:
         y, x = plane_axes(scan)
         self.scan = scan
         self.tile = tile
-        self.native = native
         self._display = display
         finest = min(scan.spacing[y], scan.spacing[x])
         self.aspect = (scan.spacing[y] / finest, scan.spacing[x] / finest)
@@ -208,18 +234,44 @@ class TileSource:
         BadFileError
             If the stored data cannot be decoded.
         """
-        rows, columns = self.grid_shape(level)
-        if not (0 <= row < rows and 0 <= column < columns):
+        return self.picture(self.request((level, row, column), Style(channel, colors, threshold, low, high), index))
+
+    def request(
+        self, place: tuple[int, int, int], style: Style | None = None, index: Mapping[str, int] | None = None
+    ) -> TileRequest:
+        """Return what a tile is known by; tiles that look alike are one tile.
+
+        Parameters
+        ----------
+        place
+            Level, row and column.
+        style
+            How it is coloured.
+        index
+            Position on every further axis.
+
+        Raises
+        ------
+        BadValueError
+            If there is no such tile or index.
+        """
+        level, *corner = place
+        grid = self.grid_shape(level)
+        if not all(0 <= at < n for at, n in zip(corner, grid, strict=True)):
             raise BadValueError(
-                f"tile {row}, {column} on level {level} of {self.scan.name!r}; it has {rows} × {columns} tiles."
+                f"tile {corner[0]}, {corner[1]} on level {level} of {self.scan.name!r}; it has {grid[0]} × {grid[1]} "
+                "tiles."
             )
-        style = self._settle(Style(channel, colors, float(threshold), low, high))
-        at = index_of(self.scan, index)
+        return TileRequest(place, self._settle(style or Style()), index_of(self.scan, index))
 
-        def make() -> tuple[bytes, str]:
-            return self._make_tile((level, row, column), style, at)
+    def picture(self, request: TileRequest) -> tuple[bytes, str]:
+        """Return a tile as an encoded picture and its MIME type, as `encode` does."""
+        return self._tiles.get_or_make(request, lambda: self._make_tile(request), lambda tile: len(tile[0]))
 
-        return self._tiles.get_or_make((level, row, column, style, at), make, lambda tile: len(tile[0]))
+    def kept(self, request: TileRequest) -> tuple[bytes, str] | None:
+        """Return a tile if it has been made and is still kept; takes no time."""
+        found: tuple[bytes, str] | None = self._tiles.get(request)
+        return found
 
     def clear(self) -> None:
         """Forget every tile."""
@@ -229,7 +281,7 @@ class TileSource:
     def _stored(self) -> dict[int, TileLevel]:
         """Levels of the scan whose stored tiles are pictures that a browser can place, by their tile level."""
         scan = self.scan
-        if not self.native or scan.kind != "image" or not scan.axes.endswith("yxc") or self.display != Display():
+        if scan.kind != "image" or not scan.axes.endswith("yxc") or self.display != Display():
             return {}
         found: dict[int, TileLevel] = {}
         for number, level in enumerate(scan.levels):
@@ -251,7 +303,8 @@ class TileSource:
             return replace(style, low=low, high=high)
         return Style(style.channel, low=low, high=high)
 
-    def _make_tile(self, place: tuple[int, int, int], style: Style, at: tuple[int, ...]) -> tuple[bytes, str]:
+    def _make_tile(self, request: TileRequest) -> tuple[bytes, str]:
+        place, style, at = request.place, request.style, request.at
         level, row, column = place
         stored = self._stored.get(level) if style == Style() else None
         data = None if stored is None else stored.stored_tile(row, column, at)

@@ -55,7 +55,7 @@ class Layer:
 
     def shows(self, thing: Scan | Annotations) -> Layer:
         """Return the same layer with another thing in it."""
-        tiles = TileSource(thing, native=True) if isinstance(thing, Scan) else None
+        tiles = TileSource(thing) if isinstance(thing, Scan) else None
         return replace(self, thing=thing, tiles=tiles, revision=self.revision + 1)
 
 
@@ -436,7 +436,7 @@ class Viewer(traitlets.HasTraits):
             number += 1
             free = f"{wanted} {number}"
         self._last_id += 1
-        return Layer(self._last_id, free, thing, TileSource(thing, native=True) if isinstance(thing, Scan) else None)
+        return Layer(self._last_id, free, thing, TileSource(thing) if isinstance(thing, Scan) else None)
 
     def _first_settings(self, layer: Layer) -> dict[str, Any]:
         thing = layer.thing

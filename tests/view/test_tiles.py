@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import dhlab as dh
+from dhlab import phantoms
 from dhlab.display import class_color, heat_colors
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, UnknownNameError
 from dhlab.scan import Scan
-from dhlab.view.cache import ByteCache
 from dhlab.view.tiles import Style, TileSource, read_plane, to_rgba
 
 RNG = np.random.default_rng(7)
@@ -100,6 +101,77 @@ def test_a_scan_without_pyramid_is_read_once_for_all_coarse_tiles() -> None:
     source.encode(4, 1, 1)
     source.encode(5, 0, 0, threshold=0.5)
     assert level.pixels == array.shape[0] * array.shape[1]
+
+
+@pytest.mark.parametrize("tile", [128, 240])
+@pytest.mark.parametrize("shape", [(1061, 1303), (129, 700), (1500, 257)])
+def test_tiles_that_the_file_stores_pass_undecoded_on_its_own_grid(tmp_path, shape, tile) -> None:
+    image = np.asarray(phantoms.paint_slide(shape, rng=3)[0])
+    path = phantoms.write_slide(tmp_path / "a.svs", image, tile=tile, levels=(1, 4))
+    scan, data = dh.open(path), path.read_bytes()
+    source = TileSource(scan, tile=64)
+    native = {round(scan.scales[i][0]): i for i in scan.meta["levels_native"]}
+    for level, tiles in enumerate(source.info()["tiles"]):
+        stored = native.get(2**level)
+        assert tiles == ([tile, tile] if stored is not None else [64, 64])
+        rows, columns = source.grid_shape(level)
+        assert (rows * tiles[0] << level) >= shape[0] > ((rows - 1) * tiles[0] << level)
+        for row in range(rows):
+            for column in range(columns):
+                encoded = source.encode(level, row, column)[0]
+                picture = decode(encoded)
+                assert picture.shape == (*tiles, 3)
+                if stored is None:
+                    continue
+                assert encoded[-500:] in data
+                pixels = scan.levels[stored][row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
+                assert np.array_equal(picture[: pixels.shape[0], : pixels.shape[1]], pixels)
+
+
+def test_resampled_levels_lie_where_the_stored_ones_do(tmp_path) -> None:
+    image = smooth(1000, 1500)
+    path = phantoms.write_slide(tmp_path / "a.svs", image, tile=128, levels=(1, 4), subsampling=(1, 1), quality=95)
+    source = TileSource(dh.open(path), tile=96)
+    for level in range(source.level_count):
+        picture = stitch(source, level).astype(float)[: 1000 >> level, : 1500 >> level]
+        y, x = ((np.arange(n) + 0.5) * 2**level - 0.5 for n in picture.shape[:2])
+        assert np.abs(picture[..., 0] - 255 * y[:, None] / 1000).mean() < 1.5
+        assert np.abs(picture[..., 1] - 255 * x[None, :] / 1500).mean() < 1.5
+
+
+def test_a_style_or_a_grid_that_does_not_fit_is_drawn_anew(tmp_path) -> None:
+    image = np.asarray(phantoms.paint_slide((600, 700), rng=3)[0])
+    path = phantoms.write_slide(tmp_path / "a.svs", image, tile=128, levels=(1,))
+    scan, data = dh.open(path), path.read_bytes()
+    source = TileSource(scan)
+    plain = source.encode(0, 1, 1)
+    assert plain[0][-500:] in data
+    # What the page sends along as the range it was told is no change.
+    assert source.encode(0, 1, 1, low=0.0, high=255.0, colors="viridis", threshold=0.2) is plain
+    for style in ({"channel": 0}, {"low": 20.0}, {"high": 200.0}):
+        changed = source.encode(0, 1, 1, **style)[0]
+        assert changed[-500:] not in data
+        assert decode(changed).shape == (128, 128, 3)
+    stretched = TileSource(scan.replace(spacing=(0.5, 0.25)))
+    assert stretched.info()["tiles"][0] == [512, 512]
+    assert TileSource(scan.replace(kind="labels")).info()["tiles"][0] == [512, 512]
+    tiny = phantoms.write_slide(tmp_path / "tiny.svs", image, tile=64, levels=(1,))
+    assert TileSource(dh.open(tiny)).info()["tiles"][0] == [512, 512]
+
+
+def test_strips_and_stacks_of_jpeg(tmp_path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.stack([np.asarray(phantoms.paint_slide((300, 400), rng=i)[0]) for i in range(3)])
+    options = {"photometric": "rgb", "compression": "jpeg", "metadata": {"axes": "ZYXS"}, "ome": True}
+    tifffile.imwrite(tmp_path / "z.ome.tif", stack, tile=(128, 128), **options)
+    scan = dh.open(tmp_path / "z.ome.tif")
+    source = TileSource(scan)
+    assert source.info()["tiles"][0] == [128, 128]
+    for z in range(3):
+        picture = decode(source.encode(0, 1, 2, index={"z": z})[0])
+        assert np.array_equal(picture, scan.read((z, 128, 256), (1, 128, 128))[0])
+    tifffile.imwrite(tmp_path / "strips.tif", stack[0], photometric="rgb", compression="jpeg", rowsperstrip=16)
+    assert TileSource(dh.open(tmp_path / "strips.tif")).info()["tiles"][0] == [512, 512]
 
 
 def test_anisotropic_pixels_become_square() -> None:
@@ -212,22 +284,6 @@ def test_many_threads_get_what_one_gets() -> None:
         for place, got in zip(wanted, pool.map(lambda p: source.encode(*p), wanted), strict=True):
             assert got == expected[place]
     assert source._tiles.used <= 200_000
-
-
-def test_the_cache_keeps_to_its_budget_and_drops_the_oldest() -> None:
-    cache = ByteCache(100)
-    for key in "abcd":
-        cache.put(key, key, 30)
-        assert cache.get("a") == "a"  # touching keeps it
-    assert cache.get("b") is None
-    assert (cache.used, len(cache)) == (90, 3)
-    cache.put("a", "larger", 60)
-    assert cache.used <= 100
-    assert cache.get("a") == "larger"
-    cache.put("huge", "", 101)
-    assert cache.get("huge") is None
-    cache.clear()
-    assert (cache.used, len(cache)) == (0, 0)
 
 
 def test_read_plane_places_fractions_and_keeps_the_edge() -> None:
