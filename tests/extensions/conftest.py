@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import shutil
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from dhlab import phantoms
 
 httpx = pytest.importorskip("httpx", reason="needs JupyterLab (the extra 'lab')")
 pytest.importorskip("jupyter_server", reason="needs JupyterLab (the extra 'lab')")
@@ -22,6 +26,21 @@ pytest.importorskip("jupyter_server", reason="needs JupyterLab (the extra 'lab')
 ROOT = Path(__file__).parents[2]
 EXTENSION = ROOT / "extensions" / "jupyterlab"
 PREFIX = "/research/lab/"
+
+
+class Person(httpx.Client):
+    """Somebody who logs in and keeps cookies as a browser does."""
+
+    def open_scan(self, path: str | Path) -> dict[str, Any]:
+        """Open a scan and return what the server says of it."""
+        answer = self.post("dhlab/scans", json={"path": str(path), "stamp": None})
+        assert answer.status_code == 200, answer.text
+        opened: dict[str, Any] = answer.json()
+        return opened
+
+    def tile(self, opened: dict[str, Any], *place: int, **query: Any) -> httpx.Response:
+        """Ask for a tile by level, row and column."""
+        return self.get(f"dhlab/tiles/{opened['token']}/{'/'.join(map(str, place))}", params=query)
 
 
 @dataclass(frozen=True)
@@ -34,9 +53,9 @@ class Server:
     secret: bytes
     process: subprocess.Popen[bytes]
 
-    def person(self) -> Any:
-        """Return a client that logs in as somebody new and keeps cookies as a browser does."""
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=30)
+    def person(self) -> Person:
+        """Return somebody new."""
+        return Person(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=30)
 
     def memory(self) -> int:
         """Return the bytes of memory that the server holds."""
@@ -45,7 +64,7 @@ class Server:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start a Jupyter server on loopback, and stop it in the end."""
     folder = tmp_path_factory.mktemp("root")
@@ -74,7 +93,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         url = f"http://127.0.0.1:{port}{PREFIX}"
         try:
             _wait_for(url, token, process, log)
-            secret = (home / "runtime" / "jupyter_cookie_secret").read_bytes()
+            # What a Jupyter server without a password makes of its file.
+            secret = hmac.digest((home / "runtime" / "jupyter_cookie_secret").read_bytes(), b"", "sha256")
             yield Server(url, token, folder, secret, process)
             assert process.poll() is None, log.read_text()[-3000:]
             assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
@@ -85,6 +105,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@pytest.fixture
+def person(server: Server) -> Iterator[Person]:
+    """Return somebody who is logged in."""
+    with server.person() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def skin(server: Server, skin_slide: Path) -> Path:
+    """Return a copy of the real slide in a folder of the server."""
+    path = server.folder / "cases" / "skin.svs"
+    path.parent.mkdir()
+    shutil.copyfile(skin_slide, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def phantom(server: Server) -> Path:
+    """Return a slide of three stored levels, with label and macro pages that show an invented patient."""
+    image = np.asarray(phantoms.paint_slide((1500, 1900), rng=3)[0])
+    return phantoms.write_slide(server.folder / "phantom.svs", image, tile=128, levels=(1, 2, 4), label=True)
 
 
 def _wait_for(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:

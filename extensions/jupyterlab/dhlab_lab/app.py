@@ -5,10 +5,10 @@ from __future__ import annotations
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Float, Int, List, Unicode
 
-from dhlab.view.workers import TileWorkers
 from dhlab_lab import handlers, notebooks
 from dhlab_lab.access import Access
 from dhlab_lab.views import Views
+from dhlab_lab.workers import Workers
 
 __all__ = ["DHLab"]
 
@@ -37,7 +37,7 @@ class DHLab(ExtensionApp):
         assert self.serverapp is not None
         root = self.serverapp.root_dir
         self.views = Views(most_open=self.most_open, budget=self.tile_bytes)
-        self.workers = TileWorkers(self.threads, most_waiting=self.most_waiting)
+        self.workers = Workers(self.threads, most_waiting=self.most_waiting)
         access = Access(
             self.allowed_roots or [root], base=root, secret=self.serverapp.cookie_secret, lifetime=self.token_lifetime
         )

@@ -1,32 +1,36 @@
-"""What the server answers below ``dhlab/``: scans opened, tiles, values; every error as JSON with a message."""
+"""What the server answers below ``dhlab/``: scans opened, tiles, values; every error is JSON with a message."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
+import zlib
+from contextlib import contextmanager
 from functools import partial
-from queue import Full
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
-from dhlab.errors import BadFileError, BadValueError, DHLabError, NotFoundError, UnknownNameError
+from dhlab import __version__
+from dhlab.errors import BadValueError, DHLabError, NotFoundError, UnknownNameError
 from dhlab.io.pool import Stamp
 from dhlab_lab.access import Access, Refused
-from dhlab_lab.views import File, View, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator
 
-    from dhlab.view.workers import TileWorkers
+    from dhlab.view.tiles import Style
+    from dhlab_lab.views import View, Views
+    from dhlab_lab.workers import Workers
 
-__all__ = ["HANDLERS", "ScansHandler", "TileHandler"]
+__all__ = ["HANDLERS", "ScansHandler", "TileHandler", "ValuesHandler"]
 
+Value = TypeVar("Value")
 NUMBER = r"(\d{1,9})"
-TOKEN = r"([A-Za-z0-9_.-]{1,200})"  # noqa: S105
+TOKEN = r"([A-Za-z0-9_.-]{1,200})"  # noqa: S105 - a pattern
 STYLE = {"channel": int, "colors": str, "threshold": float, "low": float, "high": float}
 
 
@@ -35,16 +39,16 @@ class Handler(APIHandler):
 
     auth_resource = "contents"
 
-    def initialize(self, *, access: Access, views: Views, workers: TileWorkers) -> None:
+    def initialize(self, *, access: Access, views: Views, workers: Workers) -> None:
         """Take over what `DHLab` made."""
         self.access = access
         self.views = views
         self.workers = workers
-        self._future: Future[Any] | None = None
+        self._work: asyncio.Future[Any] | None = None
 
     @property
     def content_security_policy(self) -> str:
-        """Nothing that this answers may run or load anything."""
+        """Nothing in these answers may run or load anything."""
         return f"{super().content_security_policy}; sandbox"
 
     @property
@@ -52,21 +56,22 @@ class Handler(APIHandler):
         """Name of whoever is logged in."""
         return str(self.current_user.username)
 
+    async def work(self, work: Callable[[], Value]) -> Value:
+        """Do something slow in another thread, unless whoever asked has left before its turn."""
+        self._work = future = self.workers.submit(work)
+        try:
+            with refusals():
+                return await future
+        except asyncio.CancelledError:
+            raise web.Finish from None
+
     def on_connection_close(self) -> None:
         """Drop work that nobody waits for any more."""
-        if self._future is not None:
-            self._future.cancel()
-
-    async def work(self, work: Callable[[], Any]) -> Any:
-        """Do something slow in another thread."""
-        try:
-            self._future = self.workers.submit(work)
-        except Full:
-            raise Refused(503, "the server is busy with other tiles; try again in a moment.") from None
-        return await asyncio.wrap_future(self._future)
+        if self._work is not None:
+            self._work.cancel()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002
-        """Answer with the message of a refusal, else with the status alone."""
+        """Answer with the message of a refusal, else with what the status means."""
         error = kwargs.get("exc_info", (None, None))[1]
         message = error.message if isinstance(error, Refused) else self._reason
         self.set_header("Cache-Control", "no-store")
@@ -77,13 +82,10 @@ class ScansHandler(Handler):
     """``POST dhlab/scans``: open a file and give a token for its tiles."""
 
     @web.authenticated
+    @authorized("read")  # type: ignore[untyped-decorator]
     async def post(self) -> None:
         """Answer ``{"token", "expires", "layer"}``."""
-        path, stamp = self._wanted()
-        # Opening may wait for a slow disk: not in the threads that tiles wait for.
-        file, view = await asyncio.to_thread(self._open, path, stamp)
-        number = self.access.identify(file.path, (file.stamp.size, file.stamp.changed_ns))
-        self.views.remember(number, file)
+        number, view = await self.work(partial(self._open, *self._wanted()))
         token, expires = self.access.sign(self.user, number)
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"token": token, "expires": expires, "layer": view.scene}))
@@ -100,64 +102,117 @@ class ScansHandler(Handler):
                 400, 'cannot understand what is asked; expected {"path": "…", "stamp": [size, mtime_ns] or null}.'
             ) from None
 
-    def _open(self, path: str, stamp: Stamp | None) -> tuple[File, View]:
+    def _open(self, path: str, stamp: Stamp | None) -> tuple[str, View]:
+        from dhlab_lab.views import File
+
         real = self.access.resolve(path)
         try:
-            file = File(real, Stamp.of(real))
+            found = Stamp.of(real)
         except (NotFoundError, OSError) as error:
             raise Refused(404, f"nothing at {path}; expected a scan. Check the path.") from error
-        if stamp is not None and stamp != file.stamp:
+        if not (real.is_file() or real.is_dir()):
+            # Opening a pipe would wait for ever.
+            raise Refused(415, f"{path} is neither file nor folder; expected a scan.")
+        if stamp is not None and stamp != found:
             raise Refused(409, f"{path} has changed since the scan was opened. Open it again with dhlab.open.")
-        return file, self.views.open(file)
+        number = self.access.identify(real, (found.size, found.changed_ns))
+        return number, self.views.open(number, File(real, found))
 
 
-class TileHandler(Handler):
+class ViewHandler(Handler):
+    """An answer about a scan that is open under a token."""
+
+    async def view(self, token: str) -> View:
+        """Return the open scan, once it is clear that it is the right one and is shown to the right person."""
+        number = self.access.verify(self.user, token)
+        view = self.views.fresh(number)
+        return view if view is not None else await self.work(partial(self.views.reopen, number))
+
+    def index(self) -> dict[str, int]:
+        """Return the wanted position on further axes."""
+        return {name: self.number(name, int) for name in "tz" if name in self.request.query_arguments}
+
+    def number(self, name: str, kind: Callable[[str], Value]) -> Value:
+        """Return one parameter of the address as a number (or text)."""
+        text = self.get_query_argument(name)
+        try:
+            value = kind(text)
+        except ValueError:
+            raise Refused(400, f"{name}={text!r}; expected a number.") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refused(400, f"{name}={text!r}; expected a finite number.")
+        return value
+
+
+class TileHandler(ViewHandler):
     """``GET dhlab/tiles/{token}/{level}/{row}/{column}``: one tile as a picture."""
 
     @web.authenticated
-    async def get(self, token: str, *place: str) -> None:
+    @authorized
+    async def get(self, token: str, level: str, row: str, column: str) -> None:
         """Answer the picture."""
-        number = self.access.verify(self.user, token)
-        file = self.views.file(number)
-        style, index = self._style()
-        try:
-            data, mime = await self.work(partial(self._make, file, tuple(map(int, place)), style, index))
-        except asyncio.CancelledError:
-            return
+        view = await self.view(token)
+        with refusals():
+            request = view.source.request((int(level), int(row), int(column)), self._style(), self.index())
+        # What stands under an address never changes: its token is for one state of one file.
+        self._etag = f'"{zlib.crc32(repr(request).encode()):08x}-{__version__}"'
         self.set_header("Cache-Control", f"private, max-age={int(self.access.lifetime)}, immutable")
-        self.finish(data, set_content_type=mime)
+        self.set_etag_header()
+        if self.check_etag_header():
+            self.set_status(304)
+            return
+        tile = view.source.kept(request)
+        if tile is None:
+            tile = await self.work(partial(view.source.picture, request))
+        self.finish(tile[0], set_content_type=tile[1])
 
-    def _make(
-        self, file: File, place: tuple[int, ...], style: dict[str, Any], index: dict[str, int]
-    ) -> tuple[bytes, str]:
-        file.check()
+    def compute_etag(self) -> str | None:
+        """Return what was found without a look at the bytes."""
+        return getattr(self, "_etag", None)
+
+    def _style(self) -> Style:
+        from dhlab.view.tiles import Style
+
+        given = {name: self.number(name, kind) for name, kind in STYLE.items() if name in self.request.query_arguments}
         try:
-            return self.views.open(file).source.encode(*place, **style, index=index)
-        except BadValueError as error:
-            raise Refused(404, str(error)) from error
-        except UnknownNameError as error:
+            return Style(**given)
+        except DHLabError as error:
             raise Refused(400, str(error)) from error
-        except (BadFileError, DHLabError, OSError) as error:
-            raise Refused(422, str(error)) from error
 
-    def _style(self) -> tuple[dict[str, Any], dict[str, int]]:
-        style: dict[str, Any] = {}
-        index: dict[str, int] = {}
-        for name in self.request.query_arguments:
-            text = self.get_query_argument(name)
-            try:
-                if name in STYLE:
-                    style[name] = STYLE[name](text)
-                elif name in "tz":
-                    index[name] = int(text)
-            except ValueError:
-                raise Refused(400, f"{name}={text!r}; expected a number.") from None
-            if isinstance(style.get(name), float) and not math.isfinite(style[name]):
-                raise Refused(400, f"{name}={text!r}; expected a finite number.")
-        return style, index
+
+class ValuesHandler(ViewHandler):
+    """``GET dhlab/values/{token}?y=&x=``: what is stored at a level-0 pixel."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, token: str) -> None:
+        """Answer ``{"values": [one number per channel, null where it is none]}``."""
+        from dhlab.view.tiles import read_values
+
+        view = await self.view(token)
+        y, x = self.number("y", int), self.number("x", int)
+        values = await self.work(partial(read_values, view.source.scan, y, x, index=self.index()))
+        self.set_header("Cache-Control", "no-store")
+        self.finish(json.dumps({"values": [value if math.isfinite(value) else None for value in values]}))
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what a scan says into what the page is told."""
+    try:
+        yield
+    except BadValueError as error:
+        raise Refused(404, str(error)) from error
+    except UnknownNameError as error:
+        raise Refused(400, str(error)) from error
+    except NotFoundError as error:
+        raise Refused(410, str(error)) from error
+    except (DHLabError, OSError) as error:
+        raise Refused(422, str(error)) from error
 
 
 HANDLERS = (
     (r"dhlab/scans", ScansHandler),
     (rf"dhlab/tiles/{TOKEN}/{NUMBER}/{NUMBER}/{NUMBER}", TileHandler),
+    (rf"dhlab/values/{TOKEN}", ValuesHandler),
 )

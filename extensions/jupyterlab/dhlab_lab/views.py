@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,6 @@ from dhlab.view.cache import ByteCache
 from dhlab_lab.access import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from dhlab.io.pool import Stamp
@@ -22,6 +23,8 @@ __all__ = ["File", "View", "Views"]
 
 # Files that may be opened again without asking: a path and two numbers each.
 MOST_KNOWN = 10_000
+# A file is looked at again after this time, to notice that another has taken its place.
+FRESH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,27 @@ class File:
             raise Refused(410, str(error)) from error
 
 
-@dataclass(frozen=True)
+@dataclass
 class View:
-    """An open scan: its tiles, and what the browser must know of it."""
+    """An open scan.
+
+    Parameters
+    ----------
+    source
+        Its tiles.
+    scene
+        What the browser must know of it before it asks for them.
+    checked
+        When its file was looked at last (`time.monotonic`).
+    """
 
     source: TileSource
     scene: dict[str, Any]
+    checked: float = 0.0
 
 
 class Views:
-    """Open scans by their files, the one used last kept longest. Safe between threads.
+    """Open scans by the numbers of their files, the one used last kept longest. Safe between threads.
 
     Parameters
     ----------
@@ -69,74 +83,65 @@ class Views:
     def __init__(self, *, most_open: int, budget: int) -> None:
         self._budget = budget // most_open
         self._open = ByteCache(most_open)
-        self._known: OrderedDict[str, File] = OrderedDict()
+        self._files: OrderedDict[str, File] = OrderedDict()
         self._lock = Lock()
 
-    def remember(self, number: str, file: File) -> None:
-        """Note which file a number stands for."""
-        with self._lock:
-            self._known[number] = file
-            self._known.move_to_end(number)
-            while len(self._known) > MOST_KNOWN:
-                self._known.popitem(last=False)
-
-    def file(self, number: str) -> File:
-        """Return the file that a number stands for; 410 if the server was started anew since."""
-        with self._lock:
-            if number in self._known:
-                return self._known[number]
-        raise Refused(410, "the server does not know this view any more. Open the scan again.")
-
-    def open(self, file: File) -> View:
-        """Return the open scan of a file; reads from disk, so not for the event loop.
+    def open(self, number: str, file: File) -> View:
+        """Return the open scan of a file, to be known by a number from now on; reads from disk.
 
         Raises
         ------
         Refused
-            415 if it is no image or cannot be read as one.
+            415 if it is no image or cannot be read as one, 410 if it has changed.
         """
-        make: Callable[[], View] = lambda: _open(file, self._budget)  # noqa: E731
-        return self._open.get_or_make(file, make, lambda _: 1)
+        view = self._open.get_or_make(number, partial(_open, file, self._budget), lambda _: 1)
+        file.check()
+        view.checked = time.monotonic()
+        with self._lock:
+            self._files[number] = file
+            self._files.move_to_end(number)
+            while len(self._files) > MOST_KNOWN:
+                self._files.popitem(last=False)
+        return view
+
+    def reopen(self, number: str) -> View:
+        """Return the open scan of a known number after a look at its file; reads from disk.
+
+        Raises
+        ------
+        Refused
+            410 if the file has changed, or the server was started anew since.
+        """
+        with self._lock:
+            file = self._files.get(number)
+        if file is None:
+            raise Refused(410, "the server does not know this view any more. Open the scan again.")
+        file.check()
+        return self.open(number, file)
+
+    def fresh(self, number: str) -> View | None:
+        """Return an open scan whose file was looked at a moment ago, or None; takes no time."""
+        view: View | None = self._open.get(number)
+        return view if view is not None and time.monotonic() < view.checked + FRESH_S else None
 
     def close(self) -> None:
         """Close every scan."""
         self._open.clear()
         with self._lock:
-            self._known.clear()
+            self._files.clear()
 
 
 def _open(file: File, budget: int) -> View:
     import dhlab
+    from dhlab.view.scene import describe_layer
     from dhlab.view.tiles import TileSource
+    from dhlab.view.viewer import Layer
 
     try:
         scan = dhlab.open(file.path)
-        source = TileSource(scan, native=True, budget=budget)
-        return View(source, describe(source))
+        source = TileSource(scan, budget=budget)
+        return View(source, describe_layer(Layer(0, scan.name, scan, source), scan))
+    except NotFoundError as error:
+        raise Refused(410, str(error)) from error
     except (DHLabError, OSError) as error:
         raise Refused(415, str(error)) from error
-
-
-def describe(source: TileSource) -> dict[str, Any]:
-    """Return what the browser must know of a scan alone in its view."""
-    import numpy as np
-
-    from dhlab.display import class_color
-    from dhlab.view.layers import LENGTHS
-    from dhlab.view.tiles import COLOR_MAPS, class_names, color_map
-
-    scan = source.scan
-    names = class_names(scan) if scan.kind != "image" else list(scan.channels)
-    stops = np.linspace(0, 255, 9).astype(int)
-    return {
-        "id": 0,
-        "name": scan.name,
-        "base": True,
-        "scale": [1.0, 1.0],
-        "offset": [0.0, 0.0],
-        "kind": scan.kind,
-        "classes": [{"name": n, "color": list(class_color(i))} for i, n in enumerate(names)],
-        "maps": {m: color_map(m)[stops].tolist() for m in COLOR_MAPS if m != "class"},
-        "metre": LENGTHS.get(scan.unit),
-        "info": source.info(),
-    }

@@ -1,0 +1,56 @@
+"""Threads that read and decode, and the bounded queue before them: the event loop itself never waits for a disk."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from dhlab_lab.access import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Workers"]
+
+Value = TypeVar("Value")
+
+
+class Workers:
+    """A few threads; to be used from one event loop.
+
+    Parameters
+    ----------
+    threads
+        How many.
+    most_waiting
+        Requests that may wait for a thread or be served by one; more are refused.
+    """
+
+    def __init__(self, threads: int, *, most_waiting: int) -> None:
+        self.most_waiting = most_waiting
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="dhlab-tiles")
+        self._waiting = 0
+
+    def submit(self, work: Callable[[], Value]) -> asyncio.Future[Value]:
+        """Do `work` in a thread; when the future is cancelled before its turn, it is not done.
+
+        Raises
+        ------
+        Refused
+            503 if too many wait already.
+        """
+        if self._waiting >= self.most_waiting:
+            raise Refused(503, f"{self._waiting} requests wait for this server's disk; try again in a moment.")
+        self._waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+        def forget(_: object) -> None:
+            self._waiting -= 1
+
+        future.add_done_callback(forget)
+        return future
+
+    def close(self) -> None:
+        """Drop what waits; what is under way is finished."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
