@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from dhlab.errors import BadValueError, UnknownNameError, suggest
 from dhlab.scan import Scan
 from dhlab.view.composite import compose
 from dhlab.view.layers import locate, shapes_of
+from dhlab.view.shapes import ShapeSource
 from dhlab.view.tiles import COLOR_MAPS, Style, TileSource, index_of, plane_axes
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Layer:
         What is shown.
     tiles
         The pixels of a scan, as tiles.
+    shapes
+        The shapes of annotations, as packed numbers.
     revision
         Counts how often the thing was replaced.
     """
@@ -51,12 +54,19 @@ class Layer:
     name: str
     thing: Scan | Annotations
     tiles: TileSource | None = None
+    shapes: ShapeSource | None = None
     revision: int = 0
 
-    def shows(self, thing: Scan | Annotations) -> Layer:
+    @classmethod
+    def of(cls, thing: Scan | Annotations, **fields: Any) -> Layer:
+        """Return a layer that shows a thing; `fields` are its other ones."""
+        if isinstance(thing, Scan):
+            return cls(thing=thing, tiles=TileSource(thing), **fields)
+        return cls(thing=thing, shapes=ShapeSource(thing), **fields)
+
+    def showing(self, thing: Scan | Annotations) -> Layer:
         """Return the same layer with another thing in it."""
-        tiles = TileSource(thing) if isinstance(thing, Scan) else None
-        return replace(self, thing=thing, tiles=tiles, revision=self.revision + 1)
+        return Layer.of(thing, id=self.id, name=self.name, revision=self.revision + 1)
 
 
 class Viewer(traitlets.HasTraits):
@@ -277,7 +287,7 @@ class Viewer(traitlets.HasTraits):
                 f"{type(layer.thing).__name__}, and not the base. Make a new viewer: dh.show(…)."
             )
         locate(thing, self._base)
-        new = layer.shows(thing)
+        new = layer.showing(thing)
         fresh = self._first_settings(new)
         own = self.settings[str(layer.id)]
         if isinstance(thing, Annotations) and len(own["class_colors"]) != len(fresh["class_colors"]):
@@ -436,7 +446,7 @@ class Viewer(traitlets.HasTraits):
             number += 1
             free = f"{wanted} {number}"
         self._last_id += 1
-        return Layer(self._last_id, free, thing, TileSource(thing) if isinstance(thing, Scan) else None)
+        return Layer.of(thing, id=self._last_id, name=free)
 
     def _first_settings(self, layer: Layer) -> dict[str, Any]:
         thing = layer.thing

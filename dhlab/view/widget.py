@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import io
-import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -14,14 +13,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import anywidget
-import numpy as np
 import traitlets
 
 from dhlab import env
-from dhlab.annotations import Annotations
 from dhlab.errors import DHLabError, MissingDependencyError
 from dhlab.scan import Scan
-from dhlab.view.layers import carry_index, shapes_of
+from dhlab.view.layers import carry_index
 from dhlab.view.scene import describe_layer
 from dhlab.view.tiles import read_values
 from dhlab.view.viewer import STYLE_KEYS, Viewer
@@ -29,12 +26,12 @@ from dhlab.view.viewer import STYLE_KEYS, Viewer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dhlab.annotations import Annotations
+
 __all__ = ["ViewerWidget", "show"]
 
 STATIC = Path(__file__).parent / "static"
 BUILD = "npm ci --prefix extensions/viewer && npm run --prefix extensions/viewer build"
-# Beyond this many, only the largest shapes are sent to the browser.
-MAX_SHAPES = 20_000
 STILL_PX = 560
 # What a request may run into without the widget being to blame; the browser is told.
 ANSWERABLE = (DHLabError, OSError, ValueError, KeyError, TypeError, AssertionError, MemoryError)
@@ -179,39 +176,20 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
     def _send_shapes(self, content: dict[str, Any]) -> None:
         head = {k: content.get(k) for k in ("type", "view", "id")}
         try:
-            thing = self.layer(int(content["layer"])).thing
-            assert isinstance(thing, Annotations)
-            data, shown = _features(thing)
+            layer = self.layer(int(content["layer"]))
+            assert layer.shapes is not None
+            cells = content.get("cells")
+            # Other shapes have other cells: a browser that does not know of them yet gets none.
+            current = int(content.get("revision", layer.revision)) == layer.revision
+            data = layer.shapes.catalogue() if cells is None else layer.shapes.outlines(cells if current else ())
         except ANSWERABLE as error:
             self._answer(head | {"error": f"{type(error).__name__}: {error}"}, [])
         else:
-            self._answer(head | {"shown": shown}, [data])
+            self._answer(head, [data])
 
     def _answer(self, head: dict[str, Any], buffers: list[bytes]) -> None:
         with self._lock:
             self.send(head, buffers)
-
-
-def _features(annotations: Annotations) -> tuple[bytes, int]:
-    """Return shapes as GeoJSON in (x, y) for the browser, the largest first where there are too many, and how many."""
-    import shapely
-
-    shapes = shapes_of(annotations)
-    areas = shapely.area(shapes.geometries)
-    picked = np.arange(len(areas))
-    if len(picked) > MAX_SHAPES:
-        picked = np.sort(np.argsort(areas)[::-1][:MAX_SHAPES])
-    texts: list[str] = list(shapely.to_geojson(shapes.geometries[picked])) if len(picked) else []
-    features = []
-    for i, text in zip(picked.tolist(), texts, strict=True):
-        label = int(shapes.labels[i])
-        facts: dict[str, Any] = {"label": label, "class": shapes.names[label], "area": float(areas[i])}
-        if np.isfinite(annotations.scores[i]):
-            facts["score"] = float(annotations.scores[i])
-        if annotations.names[i]:
-            facts["title"] = str(annotations.names[i])
-        features.append(f'{{"type":"Feature","geometry":{text},"properties":{json.dumps(facts)}}}')
-    return f'{{"type":"FeatureCollection","features":[{",".join(features)}]}}'.encode(), len(picked)
 
 
 @cache

@@ -178,6 +178,29 @@ def test_stored_values_come_over_the_comm(kernel: Kernel) -> None:
     assert "900 × 700" in kernel.receive(702)[0]["error"]
 
 
+def test_shapes_come_packed_and_cells_of_other_shapes_do_not(kernel: Kernel) -> None:
+    kernel.run(
+        "boxes = lambda n: dh.Annotations.from_geometries([shapely.box(i, 0, i + 1, 1) for i in range(n)], 'a')\n"
+        "viewer = show(slide, boxes(1500)); before = viewer.layers[1].shapes"
+    )
+    comm = kernel.run("print(viewer.comm.comm_id)")[0]
+    ask: dict[str, Any] = {"type": "shapes", "view": "a", "layer": 1, "revision": 0}
+    kernel.send(comm, **ask, id=800)
+    assert len(kernel.receive(800)[1][0]) == int(kernel.run("print(len(before.catalogue()))")[0])
+    kernel.send(comm, **ask, id=801, cells=[1, 0])
+    size = int(kernel.run("print(len(before.outlines([1, 0])))")[0])
+    assert len(kernel.receive(801)[1][0]) == size
+    kernel.send(comm, **ask, id=802, cells=[2])
+    assert "expected 0 to 1" in kernel.receive(802)[0]["error"]
+    kernel.run("viewer.replace('a', boxes(3))")
+    kernel.send(comm, **ask, id=803, cells=[1])
+    head, [data] = kernel.receive(803)
+    assert "error" not in head
+    assert len(data) < size / 100
+    kernel.send(comm, **ask | {"id": 804, "layer": 0})
+    assert "AssertionError" in kernel.receive(804)[0]["error"]
+
+
 def test_the_state_is_small_and_the_script_comes_on_request(kernel: Kernel) -> None:
     _, messages = kernel.run("viewer = show(slide, heat); print(viewer.comm.comm_id)")
     states = [m["content"]["data"]["state"] for m in messages if m["msg_type"] == "comm_open"]
@@ -265,28 +288,6 @@ def test_settings_change_by_name_and_snapshot_follows() -> None:
         viewer.set_layer(1, opacity=2)
     assert repr(viewer) == "Viewer of slide, heat"
     viewer.close()
-
-
-def test_shapes_travel_as_geojson_and_the_largest_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    import shapely
-
-    from dhlab.annotations import Annotations
-
-    boxes = [shapely.box(0, 0, side, 2 * side) for side in (3, 1, 5, 2, 4)]
-    zones = Annotations.from_geometries(
-        boxes, ["a", "b", None, "a", "b"], scores=[0.5, *[np.nan] * 4], names=["first", *[None] * 4]
-    )
-    data, shown = widget._features(zones)
-    features = json.loads(data)["features"]
-    assert shown == len(features) == 5
-    assert features[0]["properties"] == {"label": 0, "class": "a", "area": 18.0, "score": 0.5, "title": "first"}
-    assert features[2]["properties"] == {"label": 2, "class": "no class", "area": 50.0}
-    assert shapely.from_geojson(json.dumps(features[3]["geometry"])).equals(boxes[3])
-    monkeypatch.setattr(widget, "MAX_SHAPES", 2)
-    data, shown = widget._features(zones)
-    assert shown == 2
-    assert [f["properties"]["area"] for f in json.loads(data)["features"]] == [50.0, 32.0]
-    assert widget._features(zones[:0]) == (b'{"type":"FeatureCollection","features":[]}', 0)
 
 
 @needs_build

@@ -40,8 +40,8 @@ export class HttpTransport implements Transport {
     return answer.blob();
   }
 
-  async shapes({ layer, ...place }: ShapesRequest, signal: AbortSignal): Promise<Reply> {
-    const answer = await this.get(layer, (token) => `dhlab/shapes/${token}${query(place)}`, signal);
+  async shapes({ layer, cells }: ShapesRequest, signal: AbortSignal): Promise<Reply> {
+    const answer = await this.get(layer, (token) => `dhlab/shapes/${token}${query({ cells })}`, signal);
     return { head: {}, buffers: [new DataView(await answer.arrayBuffer())] };
   }
 

@@ -19,6 +19,14 @@ export class Panel {
   private readonly sliders = new Map<string, (at: number) => void>();
 
   constructor(layers: LayerScene[], private readonly events: PanelEvents) {
+    this.list(layers);
+  }
+
+  /** Show these layers instead of those that were shown. */
+  list(layers: LayerScene[]): void {
+    this.cards.clear();
+    this.sliders.clear();
+    this.element.replaceChildren();
     const base = layers.find((layer) => layer.base);
     for (const [axis, length] of Object.entries(base?.info?.axes ?? {})) {
       if (length > 1) this.element.append(this.sliceCard(axis, length));
@@ -142,20 +150,35 @@ function classToggles(
 ): (settings: LayerSettings) => void {
   const list = make("ul", { class: "dhv-classes", "aria-label": `Classes of ${layer.name}` });
   const boxes: HTMLInputElement[] = [];
-  for (const [number, one] of layer.classes.entries()) {
+  const colors: HTMLInputElement[] = [];
+  for (const one of layer.classes) {
     const box = make("input", { type: "checkbox", "aria-label": `Show ${one.name}` });
     boxes.push(box);
     box.addEventListener("change", () => {
       change({ hidden: boxes.flatMap((b, i) => (b.checked ? [] : [i])) });
     });
-    const line = make("label", {}, box, swatch(one.color), make("span", { class: "dhv-name" }, one.name));
+    const color = make("input", { type: "color", class: "dhv-color", "aria-label": `Colour of ${one.name}`, title: `Colour of ${one.name}` });
+    color.addEventListener("input", () => change({ class_colors: colors.map((c) => fromHex(c.value)) }));
+    colors.push(color);
+    const line = make("label", {}, box, make("span", { class: "dhv-name" }, one.name));
     line.append(make("span", { class: "dhv-kind" }, grouped(one.count ?? 0)));
-    const item = make("li", {}, line);
+    const item = make("li", {}, color, line);
     item.hidden = one.count === 0;
-    if (number >= 0) list.append(item);
+    list.append(item);
   }
   body.append(list);
-  return (settings) => boxes.forEach((box, i) => (box.checked = !settings.hidden.includes(i)));
+  return ({ hidden, class_colors }) => {
+    boxes.forEach((box, i) => (box.checked = !hidden.includes(i)));
+    colors.forEach((input, i) => (input.value = toHex(class_colors?.[i] ?? layer.classes[i]!.color)));
+  };
+}
+
+function toHex(color: Rgb): string {
+  return `#${color.map((part) => part.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function fromHex(text: string): Rgb {
+  return [1, 3, 5].map((at) => Number.parseInt(text.slice(at, at + 2), 16)) as Rgb;
 }
 
 function channelSelect(

@@ -12,7 +12,7 @@ export class Probe {
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
-    private readonly layers: RasterLayer[],
+    private readonly layers: () => RasterLayer[],
     private readonly transport: Transport,
     private readonly show: (text: string) => void,
   ) {}
@@ -23,7 +23,7 @@ export class Probe {
     const { signal } = this.asked;
     const parts: string[] = [];
     const exact: { at: number; layer: LayerScene; y: number; x: number }[] = [];
-    for (const { scene, visible, color } of this.layers.map((l) => ({ scene: l.scene, visible: l.visible, color: l.color(pixel) }))) {
+    for (const { scene, visible, color } of this.layers().map((l) => ({ scene: l.scene, visible: l.visible, color: l.color(pixel) }))) {
       const own = { y: Math.floor((y - scene.offset[0]) / scene.scale[0]), x: Math.floor((x - scene.offset[1]) / scene.scale[1]) };
       const [height, width] = scene.info!.shape.map((n, i) => n / scene.info!.aspect[i]!) as [number, number];
       if (!visible || own.y < 0 || own.x < 0 || own.y >= height || own.x >= width) continue;

@@ -28,7 +28,7 @@ export class RasterLayer {
   private index: Record<string, number>;
 
   constructor(
-    readonly scene: LayerScene,
+    public scene: LayerScene,
     frame: Frame,
     private readonly transport: Transport,
     first: { settings: LayerSettings; index: Record<string, number> },
@@ -66,11 +66,17 @@ export class RasterLayer {
     this.index = index;
     this.layer.setVisible(settings.visible);
     this.layer.setOpacity(settings.opacity);
-    const key = JSON.stringify([this.style(), index]);
+    const key = JSON.stringify([this.style(), index, this.scene.revision]);
     const source = this.source as unknown as { getKey(): string; setKey(key: string): void };
     if (source.getKey() === key) return;
     for (const controller of this.inFlight.keys()) controller.abort();
     source.setKey(key);
+  }
+
+  /** Show another thing on the same grid; its old tiles stay until the new ones are there. */
+  renew(scene: LayerScene): void {
+    this.scene = scene;
+    this.apply(this.settings, this.index);
   }
 
   /** Withdraw the tiles that the present view no longer shows. */
@@ -140,8 +146,8 @@ export class RasterLayer {
   }
 
   private request(z: number, x: number, y: number, count: number): TileRequest {
-    const { id } = this.scene;
-    return { layer: id, level: count - 1 - z, row: y, column: x, style: this.style(), index: this.index };
+    const { id, revision = 0 } = this.scene;
+    return { layer: id, revision, level: count - 1 - z, row: y, column: x, style: this.style(), index: this.index };
   }
 
   /** What decides the pixels of a tile; nothing where a stored tile can be shown as it is. */

@@ -59,6 +59,7 @@ function entries(layers: Legend["layers"]): Entry[] {
       return [{ text: `${scene.classes[channel]?.name ?? scene.name} ${tidy(settings.low ?? 0)} to ${tidy(settings.high ?? 1)}${least}`, ramp }];
     }
     return scene.classes
+      .map((one, i) => ({ ...one, color: settings.class_colors?.[i] ?? one.color }))
       .filter((one, i) => one.count !== 0 && !settings.hidden.includes(i) && one.name.toLowerCase() !== "background")
       .map(({ name, color }) => ({ text: name, color }));
   });

@@ -1,6 +1,8 @@
 /** Where the pictures and shapes of a viewer come from, whatever carries them. */
 export interface TileRequest {
   layer: number;
+  /** Which of the things that the layer showed one after the other. */
+  revision: number;
   level: number;
   row: number;
   column: number;
@@ -8,11 +10,11 @@ export interface TileRequest {
   index: Record<string, number>;
 }
 
-/** Shapes of one layer, all of them where no extent (in its own level-0 pixels: x, y, x, y) is given. */
+/** Outlines of some cells of a layer of shapes; without cells, where all of its shapes are. */
 export interface ShapesRequest {
   layer: number;
-  extent?: number[];
-  resolution?: number;
+  revision: number;
+  cells?: number[];
 }
 
 /** The stored values of one level-0 pixel of a layer. */

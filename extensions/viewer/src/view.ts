@@ -6,7 +6,6 @@ import { defaults as defaultInteractions } from "ol/interaction/defaults.js";
 import type { Extent } from "ol/extent.js";
 import type BaseLayer from "ol/layer/Base.js";
 import type MapBrowserEvent from "ol/MapBrowserEvent.js";
-import type { FeatureLike } from "ol/Feature.js";
 import "ol/ol.css";
 import "./viewer.css";
 import { CachedTransport } from "./cache.ts";
@@ -17,7 +16,7 @@ import { actOf, Help, type Key } from "./keys.ts";
 import { Panel } from "./panel.ts";
 import { Probe } from "./probe.ts";
 import { RasterLayer } from "./raster.ts";
-import { ShapesLayer } from "./shapes.ts";
+import { type Hit, ShapesLayer } from "./shapes.ts";
 import { download, takeSnapshot } from "./snapshot.ts";
 import { followTheme } from "./theme.ts";
 import type { Transport } from "./transport.ts";
@@ -31,7 +30,7 @@ const MOST_ZOOM = 16;
 export class ViewerView {
   private readonly transport: CachedTransport;
   private readonly frame: Frame;
-  private readonly layers: (RasterLayer | ShapesLayer)[];
+  private layers: (RasterLayer | ShapesLayer)[];
   private readonly panel: Panel;
   private readonly root = make("div", { class: "dhlab-viewer", "data-lm-suppress-shortcuts": "true" });
   private readonly stage = make("div", {
@@ -74,8 +73,7 @@ export class ViewerView {
       change: (id, changes) => this.change(id, changes),
       slice: (axis, at) => this.slice(axis, at),
     });
-    const rasters = this.layers.filter((layer) => layer instanceof RasterLayer);
-    this.probe = new Probe(rasters, this.transport, (text) => (this.value.textContent = text));
+    this.probe = new Probe(() => this.rasters, this.transport, (text) => (this.value.textContent = text));
     this.keys = this.makeKeys();
     this.help = new Help(this.keys);
     this.stage.setAttribute("aria-label", `${base.name}: drag or arrow keys pan, plus and minus zoom, question mark for help`);
@@ -131,6 +129,28 @@ export class ViewerView {
     this.map.setTarget(undefined);
     this.map.dispose();
     this.root.remove();
+  }
+
+  private get rasters(): RasterLayer[] {
+    return this.layers.filter((layer) => layer instanceof RasterLayer);
+  }
+
+  /** Take over which layers there are, and those whose thing was replaced. */
+  private applyScene(scene: LayerScene[]): void {
+    this.settings = this.model.get("settings") as Settings;
+    const left = new Set(this.layers);
+    this.layers = scene.map((layer) => {
+      const known = this.layers.find((one) => one.scene.id === layer.id);
+      if (!known || !fits(known.scene, layer)) return this.makeLayer(layer);
+      left.delete(known);
+      if ((known.scene.revision ?? 0) !== (layer.revision ?? 0)) known.renew(layer);
+      return known;
+    });
+    for (const layer of left) layer.close();
+    this.map.setLayers(this.layers.map((layer) => layer.layer as BaseLayer));
+    this.hover(null);
+    this.panel.list(scene);
+    this.refresh();
   }
 
   private makeLayer(layer: LayerScene): RasterLayer | ShapesLayer {
@@ -201,6 +221,7 @@ export class ViewerView {
     };
     for (const name of ["center", "zoom", "rotation"]) on(`change:${name}`, () => this.follow());
     on("change:settings", () => this.applySettings(this.model.get("settings") as Settings));
+    on("change:_scene", () => this.applyScene((this.model.get("_scene") as { layers: LayerScene[] }).layers));
     on("change:index", () => this.applyIndex(this.model.get("index") as Record<string, number>));
     on("change:height", () => this.setHeight());
     this.view.on(["change:center", "change:resolution", "change:rotation"] as never, () => this.moved());
@@ -367,6 +388,7 @@ export class ViewerView {
     this.storing = true;
     this.model.set("center", this.frame.toPixels(center).map((v) => Math.round(v * 100) / 100));
     this.model.set("zoom", this.frame.info.aspect[1] / resolution);
+    this.model.set("size", [...this.map.getSize()!].reverse());
     this.storing = false;
     this.model.set("rotation", (this.view.getRotation() * 180) / Math.PI);
     this.model.save_changes();
@@ -429,19 +451,18 @@ export class ViewerView {
       this.hover(null);
       return;
     }
-    const hit = this.map.forEachFeatureAtPixel(event.pixel, (feature, layer) => ({ feature, layer }), { hitTolerance: 3 });
-    this.hover(hit ?? null, event.pixel);
+    const shapes = this.layers.filter((layer) => layer instanceof ShapesLayer).reverse();
+    const hits = shapes.map((layer) => ({ layer, hit: layer.hit(event.coordinate, this.view.getResolution() ?? 1) }));
+    this.hover(hits.find(({ hit }) => hit) ?? null, event.pixel);
   }
 
-  private hover(hit: { feature: FeatureLike; layer: unknown } | null, pixel: number[] = [0, 0]): void {
+  private hover(found: { layer: ShapesLayer; hit: Hit | null } | null, pixel: number[] = [0, 0]): void {
     for (const layer of this.layers) {
-      if (layer instanceof ShapesLayer) layer.mark(hit && layer.layer === hit.layer ? hit.feature : null);
+      if (layer instanceof ShapesLayer) layer.mark(layer === found?.layer ? found.hit : null);
     }
-    this.tip.hidden = hit === null;
-    if (!hit) return;
-    const { class: name, title, score, area } = hit.feature.getProperties() as {
-      class: string; title?: string; score?: number; area?: number;
-    };
+    this.tip.hidden = !found?.hit;
+    if (!found?.hit) return;
+    const { name, title, score, area } = found.hit;
     const { spacing, unit } = this.frame.info;
     const { metre } = this.frame.base;
     const lines: HTMLElement[] = [make("strong", {}, name)];
@@ -460,6 +481,12 @@ export class ViewerView {
     this.alertText.textContent = message;
     this.alert.hidden = false;
   }
+}
+
+/** Whether a layer can show another thing as it stands. */
+function fits(one: LayerScene, other: LayerScene): boolean {
+  const [a, b] = [one, other].map(({ kind, scale, offset, info, classes }) => JSON.stringify([kind, scale, offset, info, classes.length]));
+  return a === b;
 }
 
 function sayArea(value: number, unit: string, metre: number | null | undefined): string {

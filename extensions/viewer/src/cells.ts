@@ -1,0 +1,193 @@
+/** The shapes of a layer by cells: where all of them are, and the outlines of those cells that were asked for. */
+import { Packed } from "./packed.ts";
+
+export const POINT = 0;
+export const LINE = 1;
+export const SHELL = 2;
+
+/** Left, top, right, bottom in level-0 pixels of the layer. */
+export type Box = [number, number, number, number];
+
+export class Catalogue {
+  /** Left, top, right, bottom of every cell. */
+  readonly boxes: Float32Array;
+  /** Usual longer side of the shapes of every cell; 0 for points. */
+  readonly extents: Float32Array;
+  /** Where the shapes of every cell begin. */
+  readonly firsts: Uint32Array;
+  readonly centers: Float32Array;
+  readonly labels: Uint8Array | Uint16Array;
+
+  constructor(view: DataView<ArrayBuffer>) {
+    const packed = new Packed(view);
+    this.boxes = packed.get("boxes");
+    this.extents = packed.get("extents");
+    this.firsts = packed.get("firsts");
+    this.centers = packed.get("centers");
+    this.labels = packed.get("labels");
+  }
+
+  get count(): number {
+    return this.labels.length;
+  }
+
+  size(cell: number): number {
+    return this.firsts[cell + 1]! - this.firsts[cell]!;
+  }
+
+  /** How much of a cell lies in a box, from 0 to 1. */
+  share(cell: number, [left, top, right, bottom]: Box): number {
+    const [x0, y0, x1, y1] = this.boxes.subarray(4 * cell, 4 * cell + 4) as unknown as Box;
+    const along = (low: number, high: number, from: number, to: number): number =>
+      high > low ? Math.max(0, Math.min(high, to) - Math.max(low, from)) / (high - low) : 1;
+    return along(x0, x1, left, right) * along(y0, y1, top, bottom);
+  }
+
+  /** Cells that touch a box, those with the largest shapes first. */
+  within([left, top, right, bottom]: Box): number[] {
+    const found: number[] = [];
+    const { boxes } = this;
+    for (let cell = 0, i = 0; cell < this.extents.length; cell++, i += 4) {
+      if (boxes[i]! <= right && boxes[i + 2]! >= left && boxes[i + 1]! <= bottom && boxes[i + 3]! >= top) found.push(cell);
+    }
+    return found;
+  }
+}
+
+/** Lines and areas of one class, in pixels from the corner of their cell. */
+export interface Drawn {
+  areas: Path2D;
+  lines: Path2D;
+}
+
+/** The outlines of one cell. */
+export class Outlines {
+  private boxes: Float32Array | undefined;
+  private drawn: Map<number, Drawn> | undefined;
+
+  private constructor(
+    readonly count: number,
+    readonly origin: [number, number],
+    private readonly shapes: Uint32Array,
+    private readonly rings: Uint32Array,
+    private readonly kinds: Uint8Array,
+    private readonly vertices: Float32Array,
+    readonly areas: Float32Array,
+    readonly scores: Float32Array,
+    readonly titles: Map<number, string>,
+  ) {}
+
+  /** Read the cells of one answer. */
+  static *read(view: DataView<ArrayBuffer>): Generator<[number, Outlines]> {
+    const packed = new Packed(view);
+    const [cells, counts, shapes] = ["cells", "counts", "shapes"].map((n) => packed.get<Uint32Array>(n)) as [Uint32Array, Uint32Array, Uint32Array];
+    const origins = packed.get<Float64Array>("origins");
+    const titles = Object.entries(packed.head.titles as Record<string, string>);
+    let first = 0;
+    for (const [i, cell] of cells.entries()) {
+      const count = counts[i]!;
+      yield [cell, new Outlines(
+        count, [origins[2 * i]!, origins[2 * i + 1]!], shapes.subarray(first, first + count + 1), packed.get("rings"), packed.get("kinds"),
+        packed.get("vertices"), packed.get<Float32Array>("areas").subarray(first, first + count),
+        packed.get<Float32Array>("scores").subarray(first, first + count),
+        new Map(titles.map(([at, title]): [number, string] => [Number(at) - first, title]).filter(([at]) => at >= 0 && at < count)),
+      )];
+      first += count;
+    }
+  }
+
+  /** About how much memory the outlines take. */
+  get bytes(): number {
+    const [first, last] = [this.shapes[0]!, this.shapes[this.count]!];
+    return 16 * (this.rings[last]! - this.rings[first]!) + 40 * this.count;
+  }
+
+  /** Paths by class, scaled to square units. */
+  paths(labels: ArrayLike<number>, unit: [number, number]): Map<number, Drawn> {
+    if (!this.drawn) {
+      this.drawn = new Map();
+      for (let shape = 0; shape < this.count; shape++) {
+        const label = labels[shape]!;
+        let drawn = this.drawn.get(label);
+        if (!drawn) this.drawn.set(label, (drawn = { areas: new Path2D(), lines: new Path2D() }));
+        this.trace(shape, unit, drawn);
+      }
+    }
+    return this.drawn;
+  }
+
+  /** Add one shape to paths. */
+  trace(shape: number, [width, height]: [number, number], { areas, lines }: Drawn): void {
+    const { vertices, rings } = this;
+    for (let ring = this.shapes[shape]!; ring < this.shapes[shape + 1]!; ring++) {
+      const kind = this.kinds[ring]!;
+      if (kind === POINT) continue;
+      const path = kind === LINE ? lines : areas;
+      const last = rings[ring + 1]! - (kind === LINE ? 0 : 1);
+      const first = rings[ring]!;
+      path.moveTo(vertices[2 * first]! * width, vertices[2 * first + 1]! * height);
+      for (let i = first + 1; i < last; i++) path.lineTo(vertices[2 * i]! * width, vertices[2 * i + 1]! * height);
+      if (kind !== LINE) path.closePath();
+    }
+  }
+
+  /** Places of the points of a shape. */
+  *points(shape: number): Generator<[number, number]> {
+    for (let ring = this.shapes[shape]!; ring < this.shapes[shape + 1]!; ring++) {
+      if (this.kinds[ring] !== POINT) continue;
+      const i = 2 * this.rings[ring]!;
+      yield [this.vertices[i]! + this.origin[0], this.vertices[i + 1]! + this.origin[1]];
+    }
+  }
+
+  /** The smallest shape at a place, or within a distance of it; -1 if there is none. */
+  find([x, y]: [number, number], distance: number, shown: (shape: number) => boolean): number {
+    const boxes = (this.boxes ??= this.measure());
+    const [u, v] = [x - this.origin[0], y - this.origin[1]];
+    let best = -1;
+    for (let shape = 0, i = 0; shape < this.count; shape++, i += 4) {
+      if (boxes[i]! - distance > u || boxes[i + 2]! + distance < u || boxes[i + 1]! - distance > v || boxes[i + 3]! + distance < v) continue;
+      if (best >= 0 && this.areas[best]! <= this.areas[shape]!) continue;
+      if (shown(shape) && this.touches(shape, [u, v], distance)) best = shape;
+    }
+    return best;
+  }
+
+  private measure(): Float32Array {
+    const boxes = new Float32Array(4 * this.count);
+    for (let shape = 0; shape < this.count; shape++) {
+      const box = [Infinity, Infinity, -Infinity, -Infinity];
+      for (let i = this.rings[this.shapes[shape]!]!; i < this.rings[this.shapes[shape + 1]!]!; i++) {
+        const [x, y] = [this.vertices[2 * i]!, this.vertices[2 * i + 1]!];
+        box[0] = Math.min(box[0]!, x);
+        box[1] = Math.min(box[1]!, y);
+        box[2] = Math.max(box[2]!, x);
+        box[3] = Math.max(box[3]!, y);
+      }
+      boxes.set(box, 4 * shape);
+    }
+    return boxes;
+  }
+
+  private touches(shape: number, [x, y]: [number, number], distance: number): boolean {
+    let inside = false;
+    for (let ring = this.shapes[shape]!; ring < this.shapes[shape + 1]!; ring++) {
+      const areal = this.kinds[ring]! >= SHELL;
+      const first = this.rings[ring]!;
+      for (let i = first, last = this.rings[ring + 1]!; i < last; i++) {
+        const j = Math.max(first, i - 1);
+        const [x0, y0, x1, y1] = [this.vertices[2 * j]!, this.vertices[2 * j + 1]!, this.vertices[2 * i]!, this.vertices[2 * i + 1]!];
+        if (areal && y0 > y !== y1 > y && x < ((x1 - x0) * (y - y0)) / (y1 - y0) + x0) inside = !inside;
+        if (distanceTo([x, y], [x0, y0], [x1, y1]) <= distance) return true;
+      }
+    }
+    return inside;
+  }
+}
+
+function distanceTo(at: [number, number], from: [number, number], to: [number, number]): number {
+  const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
+  const along = ((at[0] - from[0]) * dx + (at[1] - from[1]) * dy) / (dx * dx + dy * dy || 1);
+  const share = Math.min(1, Math.max(0, along));
+  return Math.hypot(at[0] - from[0] - share * dx, at[1] - from[1] - share * dy);
+}
