@@ -6,7 +6,7 @@ Nothing but the logits and a few sums is kept in between.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -380,7 +380,7 @@ def _evaluate(
         return loss_reference(
             logits, targets, terms, class_weights=classes, sample_weights=samples, overlap_weights=overlap
         )
-    loss: Tensor = OPERATOR(logits, targets, *weights, *astuple(terms))[0]
+    loss: Tensor = OPERATOR(logits, targets, *weights, *vars(terms).values())[0]
     return loss
 
 

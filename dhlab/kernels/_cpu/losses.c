@@ -48,6 +48,9 @@ ALWAYS vf add_where(vm mask, vf sum, vf value) {
 
 #define NONE 255 /* the code of a pixel that does not count */
 #define ENCODED 128 /* targets whose strays one byte can count */
+#define BYTES (4 * LANES) /* in a vector; CHUNK is a multiple of them */
+#define COUNTED 255 /* what a byte can count to */
+#define HELD 8 /* sums of chances, each at most MOST_CLASSES, whose product is far from overflowing */
 
 /* Targets to codes of one byte: a class, or NONE; returns how many are neither a class nor ignored. */
 #define ENCODE(name, type, unsigned_type)                                                                       \
@@ -75,7 +78,7 @@ ALWAYS vf add_where(vm mask, vf sum, vf value) {
             }                                                                                                   \
             strays += (long)some;                                                                               \
         }                                                                                                       \
-        for (long i = n; i % LANES; i++) codes[i] = NONE;                                                       \
+        for (long i = n; i % BYTES; i++) codes[i] = NONE;                                                       \
         return strays;                                                                                          \
     }
 ENCODE(encode_uint8, uint8_t, uint8_t)
@@ -88,6 +91,23 @@ static long encode(const struct task *task, const struct block *block, long row,
         encode_uint8, encode_int16, encode_int32, encode_int64};
     const char *from = block->targets + row * block->target_stride * TARGET_SIZES[task->target_type];
     return functions[task->target_type](from, block->target_step, block->left, classes, task->ignores, task->ignored, codes);
+}
+
+typedef uint8_t bytes __attribute__((vector_size(BYTES)));
+
+/* Returns how many of n codes, NONE up to the next whole vector, are c. */
+static __attribute__((noinline)) long count_codes(const uint8_t *codes, long n, long c) {
+    long found = 0;
+    for (long at = 0; at < n; at += COUNTED * BYTES) {
+        bytes some = {0};
+        for (long i = at; i < n && i < at + COUNTED * BYTES; i += BYTES) {
+            bytes here;
+            memcpy(&here, codes + i, sizeof here);
+            some -= (bytes)(here == (uint8_t)c);
+        }
+        for (int lane = 0; lane < BYTES; lane++) found += some[lane];
+    }
+    return found;
 }
 
 /* c + a * b where the mask is set, else c */
@@ -114,6 +134,16 @@ ALWAYS vf power(vf x) {
 #endif
 }
 
+/* 1 / x of a number that is neither tiny nor huge, to 2 units in the last place */
+ALWAYS vf reciprocal(vf x) {
+#if defined(DHLAB_AVX512)
+    vf guess = (vf)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+
 ALWAYS vf exponential(vf x) { return power(x * LOG2E); }
 ALWAYS vf logarithm_of(vf x) { return lg2(x) * LN2; }
 ALWAYS vf where(vm mask, vf value) { return pick(mask, value, splat(0)); }
@@ -132,7 +162,7 @@ ALWAYS vf softmax(const float *logits, long stride, long classes, vf *chance, vf
     }
     *most = m;
     *sum = s;
-    return 1.0f / s;
+    return reciprocal(s);
 }
 
 /* sums: of target * chance, chance, target per class, then of the entropy and of the pixels that count */
@@ -140,10 +170,12 @@ ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *
                         const int kind) {
     uint8_t codes[CHUNK];
     *strays += encode(task, block, 0, classes, codes);
-    vf overlap[MOST_CLASSES], chances[MOST_CLASSES], sizes[MOST_CLASSES], chance[MOST_CLASSES], entropy = sums[3 * classes];
+    vf overlap[MOST_CLASSES], chances[MOST_CLASSES], chance[MOST_CLASSES], entropy = sums[3 * classes], held = splat(1);
 #pragma GCC unroll 8
-    for (long c = 0; c < classes; c++)
-        overlap[c] = sums[c], chances[c] = sums[classes + c], sizes[c] = sums[2 * classes + c];
+    for (long c = 0; c < classes; c++) {
+        overlap[c] = sums[c], chances[c] = sums[classes + c];
+        sums[2 * classes + c][0] += (float)count_codes(codes, block->left, c);
+    }
     for (long i = 0; i < block->left; i += LANES) {
         vf most, sum, own = splat(0), right = splat(0), weight = splat(1), spread = splat(0);
         vi target = load_bytes_int(codes + i);
@@ -154,7 +186,6 @@ ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *
             vm is = eq_int(target, splat_int((int)c));
             chances[c] += chance[c] * share;
             overlap[c] = add_product_where(is, overlap[c], chance[c], share);
-            sizes[c] = add_where(is, sizes[c], splat(1));
             vf logit = load(block->logits + c * block->stride + i);
             own = pick(is, logit, own);
             if (kind == FOCAL) right = pick(is, chance[c], right);
@@ -162,6 +193,12 @@ ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *
                 weight = pick(is, splat(task->weights[c]), weight);
                 spread += task->weights[c] * logit;
             }
+        }
+        if (kind == PLAIN) { /* one logarithm of a product instead of many */
+            entropy += where(counts, most - own);
+            held *= pick(counts, max(splat(1), sum), splat(1)); /* a sum of at least exp(0), but for rounding */
+            if (i / LANES % HELD == HELD - 1) entropy += logarithm_of(held), held = splat(1);
+            continue;
         }
         vf normaliser = most + logarithm_of(sum), loss = normaliser - own;
         if (kind == FOCAL) {
@@ -178,9 +215,20 @@ ALWAYS void add_softmax(const struct task *task, const struct block *block, vf *
         entropy += where(counts, loss);
     }
 #pragma GCC unroll 8
-    for (long c = 0; c < classes; c++)
-        sums[c] = overlap[c], sums[classes + c] = chances[c], sums[2 * classes + c] = sizes[c];
-    sums[3 * classes] = entropy;
+    for (long c = 0; c < classes; c++) sums[c] = overlap[c], sums[classes + c] = chances[c];
+    sums[3 * classes] = entropy + logarithm_of(held);
+}
+
+/* The number of each lane's class; NONE may give any. */
+ALWAYS vf look_up(const float *numbers, long classes, vi target) {
+#if defined(DHLAB_AVX512)
+    if (classes <= LANES)
+        return (vf)_mm512_permutexvar_ps((__m512i)target, _mm512_maskz_loadu_ps(first((int)classes), numbers));
+#endif
+    vf found = splat(0);
+#pragma GCC unroll 8
+    for (long c = 0; c < classes; c++) found = pick(eq_int(target, splat_int((int)c)), splat(numbers[c]), found);
+    return found;
 }
 
 ALWAYS void differ_softmax(const struct task *task, const struct block *block, const float *slopes, const long classes,
@@ -190,41 +238,35 @@ ALWAYS void differ_softmax(const struct task *task, const struct block *block, c
     vf chance[MOST_CLASSES];
     const float *of_overlap = slopes, *of_chances = slopes + classes;
     for (long i = 0; i < block->left; i += LANES) {
-        vf most, sum, own = splat(0), weight = splat(1), inner = splat(0);
+        vf most, sum, own = splat(0), inner = splat(0), even = splat(0);
         vi target = load_bytes_int(codes + i);
         vm counts = lt_int(target, splat_int(NONE));
         vf share = where(counts, softmax(block->logits + i, block->stride, classes, chance, &most, &sum));
 #pragma GCC unroll 8
         for (long c = 0; c < classes; c++) {
-            vm is = eq_int(target, splat_int((int)c));
+            own = pick(eq_int(target, splat_int((int)c)), chance[c], own);
             inner += chance[c] * of_chances[c];
-            inner = add_product_where(is, inner, chance[c], splat(of_overlap[c]));
-            if (kind == PLAIN) continue;
-            own = pick(is, chance[c], own);
-            if (kind == FOCAL) continue;
-            weight = pick(is, splat(task->weights[c]), weight);
         }
-        vf towards = where(counts, splat(slopes[2 * classes])), even = splat(0), total = towards;
-        if (kind != PLAIN && (kind == FOCAL || task->gamma > 0)) {
-            vf right = own * share, missed = max(1.0f - right, splat(LEAST));
-            vf lower = kind == FOCAL ? missed : ex2((task->gamma - 1) * lg2(missed)); /* one power below the focus */
-            float gamma = kind == FOCAL ? 2 : task->gamma;
-            weight *= lower * (missed - gamma * right * logarithm_of(max(right, splat(1e-37f))));
+        vf gain = where(counts, own * look_up(of_overlap, classes, target)), right = own * share;
+        vf towards = where(counts, splat(slopes[2 * classes])), total = towards;
+        if (kind != PLAIN) {
+            vf weight = kind == FOCAL ? splat(1) : look_up(task->weights, classes, target);
+            if (kind == FOCAL || task->gamma > 0) {
+                vf missed = max(1.0f - right, splat(LEAST));
+                vf lower = kind == FOCAL ? missed : ex2((task->gamma - 1) * lg2(missed)); /* one power below the focus */
+                float gamma = kind == FOCAL ? 2 : task->gamma;
+                weight *= lower * (missed - gamma * right * logarithm_of(max(right, splat(1e-37f))));
+            }
+            even = kind == FOCAL ? even : towards * (task->smoothing / (float)classes);
+            towards *= kind == FOCAL ? weight : weight * (1 - task->smoothing);
+            total = kind == FOCAL ? towards : towards + even * task->total;
         }
-        if (kind == FOCAL) {
-            towards *= weight;
-            total = towards;
-        } else if (kind == GENERAL) {
-            even = towards * (task->smoothing / (float)classes);
-            towards *= weight * (1 - task->smoothing);
-            total = towards + even * task->total;
-        }
-        total = (total - inner * share) * share;
+        total = (total - (inner + gain) * share) * share;
+        vf extra = gain * share - towards;
 #pragma GCC unroll 8
         for (long c = 0; c < classes; c++) {
-            vm is = eq_int(target, splat_int((int)c));
-            vf value = add_product_where(is, total + share * of_chances[c], share, splat(of_overlap[c]));
-            value = add_where(is, chance[c] * value, -towards);
+            vf value = chance[c] * (total + share * of_chances[c]);
+            value = add_where(eq_int(target, splat_int((int)c)), value, extra);
             if (kind == GENERAL) value -= even * task->weights[c];
             if (streams) stream(block->gradient + c * block->stride + i, value);
             else store(block->gradient + c * block->stride + i, value);

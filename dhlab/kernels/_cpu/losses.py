@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dhlab.kernels._cpu import bind, pointer, prepare, threads_for
+from dhlab.kernels._cpu import bind, pointer, threads_for
 from dhlab.kernels._cpu.floats import FLOATS
+from dhlab.kernels._cpu.memory import Pool
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,7 @@ MOST_CLASSES = 64
 CHUNK = 8192
 # A larger gradient does not stay in the caches until somebody reads it.
 STREAMED_BYTES = 1 << 23
+GRADIENTS = Pool()
 
 
 def can_compute_loss(logits: Tensor, targets: Tensor) -> bool:
@@ -69,7 +71,7 @@ def loss_gradient_cpu(
 
     `slopes` are those of the loss by the sums of each sample: target * chance per class, chance per class, entropy.
     """
-    gradient = prepare(torch.empty_like(logits))
+    gradient = GRADIENTS.empty_like(logits)
     class_weights = torch.ones(logits.shape[1]) if class_weights is None else class_weights
     sizes, numbers = _describe(logits, targets, terms)
     bind("differ_loss", "pppppppii")(
