@@ -132,15 +132,29 @@ static inline vm is_inside(vi row, vi column, const struct view *view) {
  * few long ones. */
 struct places {
     int32_t row[SEGMENT + LANES], column[SEGMENT + LANES]; /* of the pixel above and to the left, any size */
-    int32_t offset[SEGMENT + LANES];                       /* of that pixel in a packed picture */
+    int32_t offset[SEGMENT + LANES];                       /* of that pixel in a packed picture, or 0 */
     float down[SEGMENT + LANES], right[SEGMENT + LANES];   /* how far behind it */
+    uint32_t inside[SEGMENT / LANES + 1], rim[SEGMENT / LANES + 1]; /* lanes, where a vector is INSIDE or MIXED */
     uint8_t kind[SEGMENT / LANES + 1];                     /* of each vector */
 };
-enum { INSIDE, PARTLY, OUTSIDE }; /* inside: in a packed picture, with eight bytes to read at every pixel */
+/* Inside: in a packed picture, with eight bytes to read at every pixel. Mixed: some lanes are, and beyond the border all is
+ * of one colour, which a lane on the rim has a share of. Beyond: anything else. */
+enum { INSIDE, MIXED, BEYOND, OUTSIDE };
 
 /* red, green and blue of pixels inside in the lower bytes of words */
 static inline void fetch(const struct view *view, vi row, vi column, int32_t *words) {
     int32_t rows[LANES], columns[LANES];
+    if (view->packed && view->extent >= 4) {
+        vi offset = row * (int)view->row + column * 3, begin = min_int(offset, splat_int(view->extent - 4));
+        store_int(rows, begin); /* four bytes that end with the last pixel where that is asked for */
+        store_int(columns, (offset - begin) * 8);
+        for (int lane = 0; lane < LANES; lane++) {
+            uint32_t word;
+            memcpy(&word, view->base + rows[lane], sizeof word);
+            words[lane] = (int32_t)(word >> columns[lane]);
+        }
+        return;
+    }
     store_int(rows, row);
     store_int(columns, column);
     for (int lane = 0; lane < LANES; lane++) {
@@ -171,21 +185,40 @@ static inline void find_places(const struct view *view, struct places *at, long 
     vi height = splat_int((int)view->height + before), width = splat_int((int)view->width + before);
     long farthest = view->extent - 7 - after * view->row - (after > 1 ? 3 : 0); /* see copy_pairs */
     vi end = splat_int(view->packed && farthest > 0 ? (int)farthest : 0);
-    for (long i = 0; i < n; i += LANES) {
+    for (long i = 0, vector = 0; i < n; i += LANES, vector++) {
         vf down = load(at->down + i) + half, right = load(at->right + i) + half;
         vf low = floor_of(down), left = floor_of(right);
         vi row = to_int(low), column = to_int(left), offset = row * (int)view->row + column * 3;
         vm inside = both(both(lt_int(least, row), lt_int(row, below)), both(lt_int(least, column), lt_int(column, beside)));
+        inside = both(inside, lt_int(offset, end));
         store_int(at->row + i, row);
         store_int(at->column + i, column);
-        store_int(at->offset + i, offset);
+        store_int(at->offset + i, pick_int(inside, offset, splat_int(0)));
         store(at->down + i, down - low);
         store(at->right + i, right - left);
-        at->kind[i / LANES] = INSIDE;
-        if (lanes_of(both(inside, lt_int(offset, end))) == ALL_LANES) continue;
+        at->kind[vector] = INSIDE;
+        at->inside[vector] = lanes_of(inside);
+        at->rim[vector] = 0;
+        if (at->inside[vector] == ALL_LANES) continue;
         vm touches = both(both(lt_int(none, row), lt_int(row, height)), both(lt_int(none, column), lt_int(column, width)));
-        at->kind[i / LANES] = view->border == CONSTANT && !any(touches) ? OUTSIDE : PARTLY;
+        at->rim[vector] = lanes_of(touches) & ~at->inside[vector];
+        at->kind[vector] = view->border != CONSTANT ? BEYOND : !any(touches) ? OUTSIDE : any(inside) ? MIXED : BEYOND;
     }
+}
+
+/* The level of one channel in one lane on the rim; levels beyond the border are those of `fill`. */
+static inline float level_on_rim(const struct view *view, const struct places *at, long i, int c, float fill) {
+    float level[2];
+    for (int j = 0; j < 2; j++) {
+        float pair[2];
+        for (int k = 0; k < 2; k++) {
+            long row = at->row[i] + j, column = at->column[i] + k;
+            int inside = row >= 0 && row < view->height && column >= 0 && column < view->width;
+            pair[k] = inside ? view->base[row * view->row + column * view->column + c * view->channel] : fill;
+        }
+        level[j] = pair[0] + (pair[1] - pair[0]) * at->right[i];
+    }
+    return level[0] + (level[1] - level[0]) * at->down[i];
 }
 
 static void sample_nearest(const struct view *view, const float *fill, struct places *at, long n,
@@ -196,20 +229,29 @@ static void sample_nearest(const struct view *view, const float *fill, struct pl
         if (at->kind[i / LANES] == INSIDE) {
             vi word = gather(view->base, load_int(at->offset + i));
             for (int c = 0; c < 3; c++) level[0][c] = channel_of(word, c);
-        } else if (at->kind[i / LANES] == PARTLY) {
+        } else if (at->kind[i / LANES] != OUTSIDE) {
             fetch_beyond(view, load_int(at->row + i), load_int(at->column + i), 1, fill, level);
         }
         for (int c = 0; c < 3; c++) store(v[c] + i, level[0][c]);
     }
 }
 
+/* Eight bytes by way of a general register: compilers collect such loads in vectors, which takes three times as long. */
+static inline void copy_eight(uint64_t *to, const uint8_t *from) {
+    uint64_t word;
+    memcpy(&word, from, sizeof word);
+#if defined(__GNUC__)
+    __asm__("" : "+r"(word));
+#endif
+    *to = word;
+}
+
 /* Eight bytes hold two neighbours of three channels next to one another: one load instead of six. The second of each lies
  * `step` bytes behind the first. */
 static inline void copy_pairs(const uint8_t *base, const int32_t *offsets, long step, uint64_t *first, uint64_t *second) {
     for (int lane = 0; lane < LANES; lane++) {
-        const uint8_t *pixel = base + offsets[lane];
-        memcpy(first + lane, pixel, 8);
-        memcpy(second + lane, pixel + step, 8);
+        copy_eight(first + lane, base + offsets[lane]);
+        copy_eight(second + lane, base + offsets[lane] + step);
     }
 }
 
@@ -246,16 +288,22 @@ static void sample_bilinear(const struct view *view, const float *fill, struct p
     uint64_t above[SEGMENT + LANES], below[SEGMENT + LANES];
     find_places(view, at, n, 0, 1, 0);
     for (long i = 0; i < n; i += LANES) {
-        if (at->kind[i / LANES] != INSIDE) continue;
+        if (at->kind[i / LANES] > MIXED) continue;
         copy_pairs(view->base, at->offset + i, view->row, above + i, below + i);
     }
     for (long i = 0; i < n; i += LANES) {
         vf down = load(at->down + i), right = load(at->right + i), top[3], bottom[3], level[4][3];
-        if (at->kind[i / LANES] == INSIDE) {
+        if (at->kind[i / LANES] <= MIXED) {
+            uint32_t rim = at->rim[i / LANES];
+            vm inside = mask_of(at->inside[i / LANES]);
             mix_pairs(above + i, right, top);
             mix_pairs(below + i, right, bottom);
-            for (int c = 0; c < 3; c++) store(v[c] + i, mix(top[c], bottom[c], down));
-        } else if (at->kind[i / LANES] == PARTLY) {
+            for (int c = 0; c < 3; c++) store(v[c] + i, pick(inside, mix(top[c], bottom[c], down), splat(fill[c])));
+            for (; rim; rim &= rim - 1) {
+                long lane = i + __builtin_ctz(rim);
+                for (int c = 0; c < 3; c++) v[c][lane] = level_on_rim(view, at, lane, c, fill[c]);
+            }
+        } else if (at->kind[i / LANES] == BEYOND) {
             fetch_beyond(view, load_int(at->row + i), load_int(at->column + i), 4, fill, level);
             for (int c = 0; c < 3; c++)
                 store(v[c] + i, mix(mix(level[0][c], level[1][c], right), mix(level[2][c], level[3][c], right), down));

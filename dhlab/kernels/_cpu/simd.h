@@ -205,6 +205,14 @@ static inline int compress(float *to, vm mask, vf value) {
 #endif
 
 #define ALL_LANES ((1u << LANES) - 1) /* lanes_of a mask that is true everywhere */
+static inline vm mask_of(uint32_t lanes) { /* from one bit per lane */
+#if defined(DHLAB_AVX512)
+    return (vm)lanes;
+#else
+    vi bit = splat_int(1) << steps();
+    return eq_int(splat_int((int)lanes) & bit, bit);
+#endif
+}
 
 /* a product that keeps its own rounding, not fused with a sum that follows */
 static inline vf rounded(vf product) {

@@ -177,7 +177,8 @@ def our_pipeline(stain: bool) -> Any:
     from dhlab.augment import Affine, ColourJitter, Compose, Flip, Mirror, StainJitter
 
     steps = [StainJitter((-0.05, 0.05), (-0.02, 0.02), cut=True)] if stain else []
-    affine = Affine((-180, 180), (-MOVE, MOVE), SCALE, shear_x=(-SHEAR, SHEAR))
+    # The peers fill with black what the map brings in from beyond the border.
+    affine = Affine((-180, 180), (-MOVE, MOVE), SCALE, shear_x=(-SHEAR, SHEAR), border="constant")
     factors = (1 - JITTER, 1 + JITTER)
     return Compose([Flip(), Mirror(), affine, *steps, ColourJitter(factors, factors, factors, (-HUE, HUE))])
 
