@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dhlab.kernels._cpu import is_built
+from dhlab.kernels._cpu.philox import philox_cpu
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,8 +55,8 @@ def philox(counter: Sequence[Any], key: Any) -> tuple[Any, Any, Any, Any]:
     ----------
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    if isinstance(key, np.ndarray):
-        return _philox_numpy(counter, key)
+    if isinstance(key, np.ndarray) and is_built():
+        return philox_cpu(counter, key)
     low, high = key & WORD, (key >> 32) & WORD
     a, b, c, d = (word + (key & 0) for word in counter)
     for _ in range(ROUNDS):
@@ -67,24 +70,6 @@ def philox(counter: Sequence[Any], key: Any) -> tuple[Any, Any, Any, Any]:
         )
         low, high = (low + WEYL[0]) & WORD, (high + WEYL[1]) & WORD
     return a, b, c, d
-
-
-def _philox_numpy(counter: Sequence[Any], key: NDArray[np.int64]) -> tuple[Any, Any, Any, Any]:
-    """Do what `philox` does in half the calls: few numbers are drawn at a time, so that calls are what costs."""
-    shape = np.broadcast_shapes(key.shape, *(np.shape(word) for word in counter))
-    even, odd, product = (np.empty((2, *shape), np.uint64) for _ in range(3))
-    even[0], odd[1], even[1], odd[0] = counter
-    both = np.stack([(key >> 32) & WORD, key & WORD])  # the halves of the key, as they meet the products below
-    weyl = np.array(WEYL[::-1]).reshape(2, *(1,) * key.ndim)
-    factors = np.array(MULTIPLIERS, np.uint64).reshape(2, *(1,) * len(shape))
-    for turn in range(ROUNDS):
-        np.multiply(even, factors, out=product)
-        np.right_shift(product, 32, out=even)
-        even ^= odd
-        even ^= ((both + turn * weyl) & WORD).view(np.uint64)
-        product &= WORD
-        even, odd, product = even[::-1], product, odd
-    return even[0].view(np.int64), odd[1].view(np.int64), even[1].view(np.int64), odd[0].view(np.int64)
 
 
 def uniform(word: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dhlab.kernels._cpu import is_built
 from dhlab.kernels.philox import Stream, philox, sample_keys, uniform, uniforms
 
 # kat_vectors of Random123: counter, key, result of philox4x32 with ten rounds
@@ -14,6 +15,15 @@ VECTORS = [
     ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
     ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
 ]
+
+
+@pytest.fixture(params=["C", "NumPy"], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Draw in C where it is built, and as without a compiler."""
+    if request.param == "C" and not is_built():
+        pytest.skip("the C kernels are not built")
+    monkeypatch.setattr("dhlab.kernels.philox.is_built", lambda: request.param == "C")
+    return request.param
 
 
 @pytest.mark.parametrize("make", [np.array, torch.tensor])

@@ -5,6 +5,11 @@
 #include "simd.h"
 
 enum { GAUSSIAN = 1, LAPLACE, POISSON, SALT, PEPPER, DROPOUT };
+#define ROUNDS 10
+#define FIRST_FACTOR 0xD2511F53u
+#define SECOND_FACTOR 0xCD9E8D57u
+#define WEYL_LOW 0x9E3779B9u
+#define WEYL_HIGH 0xBB67AE85u
 
 /* the upper 32 bits of a product */
 static inline vu multiply_high(vu a, uint32_t by) {
@@ -27,9 +32,9 @@ static inline vu multiply_high(vu a, uint32_t by) {
 static inline void philox(vu column, vu row, uint32_t stream, int64_t key, vu words[4]) {
     vu a = column, b = row, c = (vu)splat_int((int32_t)stream), d = (vu)splat_int(0);
     uint32_t low = (uint32_t)key, high = (uint32_t)((uint64_t)key >> 32);
-    for (int i = 0; i < 10; i++, low += 0x9E3779B9u, high += 0xBB67AE85u) {
-        vu first = multiply_high(a, 0xD2511F53u), second = multiply_high(c, 0xCD9E8D57u);
-        vu left = a * 0xD2511F53u, right = c * 0xCD9E8D57u;
+    for (int i = 0; i < ROUNDS; i++, low += WEYL_LOW, high += WEYL_HIGH) {
+        vu first = multiply_high(a, FIRST_FACTOR), second = multiply_high(c, SECOND_FACTOR);
+        vu left = a * FIRST_FACTOR, right = c * SECOND_FACTOR;
         a = second ^ b ^ low, b = right, c = first ^ d ^ high, d = left;
     }
     words[0] = a, words[1] = b, words[2] = c, words[3] = d;

@@ -249,9 +249,11 @@ static inline void copy_eight(uint64_t *to, const uint8_t *from) {
 /* Eight bytes hold two neighbours of three channels next to one another: one load instead of six. The second of each lies
  * `step` bytes behind the first. */
 static inline void copy_pairs(const uint8_t *base, const int32_t *offsets, long step, uint64_t *first, uint64_t *second) {
+    const uint8_t *behind = base + step;
     for (int lane = 0; lane < LANES; lane++) {
-        copy_eight(first + lane, base + offsets[lane]);
-        copy_eight(second + lane, base + offsets[lane] + step);
+        long offset = offsets[lane];
+        copy_eight(first + lane, base + offset);
+        copy_eight(second + lane, behind + offset);
     }
 }
 
