@@ -1,4 +1,4 @@
-"""Memory for large results that each training step makes anew: what was given back is filled again, its pages at hand."""
+"""Memory for large results that each step makes anew: what was given back is filled again, its pages at hand."""
 
 from __future__ import annotations
 
