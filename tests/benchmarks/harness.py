@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import math
 import os
@@ -40,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["ROOT", "Bench", "Peer", "main"]
+__all__ = ["ROOT", "Bench", "Peer", "main", "main_of_cases"]
 
 ROOT = Path(__file__).resolve().parents[2]
 THREAD_VARIABLES = (
@@ -299,6 +300,45 @@ def main(
     bench.print_table()
     if arguments.json is not None:
         bench.append_json(arguments.json)
+
+
+def main_of_cases(name: str, *, before: Callable[[Bench], None] | None = None, rounds: int = 7) -> None:
+    """Run a benchmark whose cases lie in ``<name>/<case>.py``, all of them or those named with ``--only``.
+
+    A module of cases has ``TESTS`` (pytest targets that prove what it times) and ``measure(bench)``.
+
+    Parameters
+    ----------
+    name
+        Short name, of the folder too.
+    before
+        Called once before the first case.
+    rounds
+        As in `main`.
+    """
+    folder = Path(__file__).parent / name
+    known = sorted(path.stem for path in folder.glob("*.py"))
+
+    def options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--only", default="", help=f"with commas: {', '.join(known)}")
+
+    def modules(only: str) -> list[Any]:
+        names = only.split(",") if only else known
+        if unknown := sorted(set(names) - set(known)):
+            sys.exit(f"no cases named {', '.join(unknown)}; there are {', '.join(known)}")
+        return [importlib.import_module(f"{name}.{one}") for one in names]
+
+    def measure(bench: Bench) -> None:
+        if before is not None:
+            before(bench)
+        for module in modules(bench.arguments.only):
+            print(module.__name__, flush=True)
+            module.measure(bench)
+
+    first = argparse.ArgumentParser(add_help=False)
+    options(first)
+    wanted = modules(first.parse_known_args()[0].only)
+    main(name, measure, tests=sorted({t for module in wanted for t in module.TESTS}), options=options, rounds=rounds)
 
 
 def _pin(threads: int) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,9 @@ class Server:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Start a Jupyter server on loopback, and stop it in the end."""
-    folder = tmp_path_factory.mktemp("root")
-    home = tmp_path_factory.mktemp("home")
+@contextmanager
+def run_server(folder: Path, home: Path) -> Iterator[Server]:
+    """Run a Jupyter server on loopback that shows a folder and keeps its own files in another."""
     # The file that the wheel installs is what switches the extension on.
     shutil.copytree(EXTENSION / "jupyter_server_config.d", home / "config" / "jupyter_server_config.d")
     with socket.socket() as probe:
@@ -96,8 +95,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             # What a Jupyter server without a password makes of its file.
             secret = hmac.digest((home / "runtime" / "jupyter_cookie_secret").read_bytes(), b"", "sha256")
             yield Server(url, token, folder, secret, process)
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
         finally:
             process.terminate()
             try:
@@ -105,6 +102,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a server for all tests, and look in the end whether it is still well."""
+    home = tmp_path_factory.mktemp("home")
+    with run_server(tmp_path_factory.mktemp("root"), home) as running:
+        yield running
+        log = (home / "server.log").read_text()
+        assert running.process.poll() is None, log[-3000:]
+        assert "Traceback" not in log, log[-3000:]
 
 
 @pytest.fixture

