@@ -74,7 +74,7 @@ def describe_layer(layer: Layer, base: Scan) -> dict[str, Any]:
         "modality": str(thing.meta.get("modality") or ""),
         "metre": LENGTHS.get(thing.unit),
         "info": layer.tiles.info(),
-        "source": {"path": str(file.path), "stamp": list(file.stamp)} if file else None,
+        "source": {"path": str(file.path), "stamp": [str(n) for n in file.stamp]} if file else None,
     }
 
 

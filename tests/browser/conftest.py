@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -12,11 +13,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ROOT = Path(__file__).parents[2]
@@ -52,10 +56,96 @@ class Lab:
 
 @dataclass
 class Watch:
-    """What a page did besides showing itself."""
+    """What a page did besides showing itself: errors in its console, requests to others, requests to its own server."""
 
     errors: list[str] = field(default_factory=list)
     external: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+
+
+class Stage:
+    """A viewer on a page, seen and handled as a person would."""
+
+    def __init__(self, page: Any, viewer: Any) -> None:
+        self.page = page
+        self.viewer = viewer
+        self.stage = viewer.locator(".dhv-stage")
+        self.page.wait_for_function("root => root.dataset.ready", arg=viewer.element_handle(timeout=90_000))
+        self.viewer.scroll_into_view_if_needed()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing moves and every tile is there."""
+        for _ in range(100):
+            moving = self.viewer.evaluate(
+                """async (root) => {
+                  const { map } = root.dhlab;
+                  await new Promise((done) => { map.once("rendercomplete", done); map.render(); });
+                  return map.getView().getAnimating();
+                }"""
+            )
+            if not moving:
+                break
+        self.page.wait_for_timeout(350)
+
+    def picture(self) -> np.ndarray:
+        """Return the stage as RGB."""
+        return np.asarray(Image.open(io.BytesIO(self.stage.screenshot())).convert("RGB")).astype(int)
+
+    def place(self, y: float, x: float) -> tuple[float, float]:
+        """Return where a level-0 pixel is on the stage, as (y, x) in screen pixels."""
+        found = self.viewer.evaluate(
+            "({ dhlab: { map, frame } }, [y, x]) => map.getPixelFromCoordinate(frame.toWorld(y, x))", [y, x]
+        )
+        return found[1], found[0]
+
+    def color(self, y: float, x: float) -> np.ndarray:
+        """Return the colour shown at a level-0 pixel."""
+        row, column = (round(v) for v in self.place(y, x))
+        picture = self.picture()
+        assert 0 <= row < picture.shape[0], "not in view"
+        assert 0 <= column < picture.shape[1], "not in view"
+        return picture[row, column]
+
+    def move(self, y: float, x: float) -> tuple[float, float]:
+        """Move the mouse to a level-0 pixel and return its place on the page, as (x, y)."""
+        box, (row, column) = self.stage.bounding_box(), self.place(y, x)
+        where = box["x"] + column, box["y"] + row
+        self.page.mouse.move(*where)
+        return where
+
+
+class Cell(Stage):
+    """The viewer in the second cell of a notebook."""
+
+    def __init__(self, page: Any, lab: Lab, name: str, cells: list[str]) -> None:
+        lab.write(name, cells)
+        page.goto(f"{lab.url}lab/tree/{name}?reset&token={lab.token}")
+        page.wait_for_selector("text=/\\| Idle/", timeout=90_000)
+        page.click(".jp-Notebook .jp-Cell >> nth=0 >> .cm-content")
+        for _ in cells[:2]:
+            page.keyboard.press("Shift+Enter")
+        super().__init__(page, page.locator(".dhlab-viewer").first)
+
+    def run(self, number: int) -> str:
+        """Run a further cell and return what it printed."""
+        cell = self.page.locator(f".jp-Notebook .jp-Cell >> nth={number}")
+        cell.locator(".cm-content").click()
+        before = cell.locator(".jp-InputPrompt").inner_text()
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_function(
+            """([number, before]) => {
+              const cell = document.querySelectorAll(".jp-Notebook .jp-Cell")[number];
+              const now = cell.querySelector(".jp-InputPrompt").textContent;
+              return now !== before && /\\d/.test(now) && cell.querySelector(".jp-OutputArea-output");
+            }""",
+            arg=[number, before],
+            timeout=60_000,
+        )
+        text: str = cell.locator(".jp-OutputArea-output").first.inner_text().strip()
+        self.viewer.scroll_into_view_if_needed()
+        self.settle()
+        return text
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +179,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
         f"--ServerApp.base_url={PREFIX}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-        "--ServerApp.port_retries=0", "--LabApp.news_url=", f"--LabServerApp.app_settings_dir={settings}",
+        "--ServerApp.port_retries=0", "--LabApp.news_url=", "--LabApp.expose_app_in_browser=True",
+        f"--LabServerApp.app_settings_dir={settings}",
         *(["--allow-root"] if os.geteuid() == 0 else []),
     ]  # fmt: skip
     log = home / "lab.log"
@@ -149,9 +240,24 @@ def page(browser, lab: Lab, watch: Watch) -> Iterator[object]:
 
     def look(request) -> None:
         own = (home, home.replace("http", "ws", 1), "data:", "blob:")
-        if not request.url.startswith(own):
+        if request.url.startswith(lab.url):
+            watch.own.append(f"{request.method} {request.url.removeprefix(lab.url)}")
+        elif not request.url.startswith(own):
             watch.external.append(request.url)
 
     page.on("request", look)
     yield page
     page.close()
+
+
+@pytest.fixture
+def open_cell(page, lab, tmp_path) -> Callable[..., Cell]:
+    """Open a notebook, run its first two cells, and return the viewer that the second one shows."""
+    number = iter(range(100))
+    return lambda *cells: Cell(page, lab, f"{tmp_path.name}-{next(number)}.ipynb", list(cells))
+
+
+@pytest.fixture
+def open_stage(page) -> Callable[..., Stage]:
+    """Return the viewer that is in front."""
+    return lambda selector=".dhlab-viewer": Stage(page, page.locator(f"{selector}:visible").first)

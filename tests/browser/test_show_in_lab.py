@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dhlab.display import class_color
 
@@ -37,93 +33,6 @@ class Damaged:
         return np.full((key[0].stop - key[0].start, key[1].stop - key[1].start, 3), 90, np.uint8)
 """
 VIOLET, GLASS = (150, 70, 160), (244, 244, 244)
-
-
-class Cell:
-    """The viewer in the second cell of a notebook, seen and handled as a person would."""
-
-    def __init__(self, page: Any, lab: Any, name: str, cells: list[str]) -> None:
-        self.page = page
-        lab.write(name, cells)
-        page.goto(f"{lab.url}lab/tree/{name}?reset&token={lab.token}")
-        page.wait_for_selector("text=/\\| Idle/", timeout=90_000)
-        page.click(".jp-Notebook .jp-Cell >> nth=0 >> .cm-content")
-        for _ in cells[:2]:
-            page.keyboard.press("Shift+Enter")
-        page.wait_for_selector(".dhlab-viewer[data-ready]", timeout=90_000)
-        self.viewer = page.locator(".dhlab-viewer").first
-        self.viewer.scroll_into_view_if_needed()
-        self.stage = self.viewer.locator(".dhv-stage")
-        self.settle()
-
-    def settle(self) -> None:
-        """Wait until nothing moves and every tile is there."""
-        self.page.wait_for_function(
-            """async () => {
-              const { map } = document.querySelector(".dhlab-viewer").dhlab;
-              await new Promise((done) => { map.once("rendercomplete", done); map.render(); });
-              return !map.getView().getAnimating();
-            }""",
-            timeout=60_000,
-        )
-        self.page.wait_for_timeout(350)
-
-    def picture(self) -> np.ndarray:
-        """Return the stage as RGB."""
-        return np.asarray(Image.open(io.BytesIO(self.stage.screenshot())).convert("RGB")).astype(int)
-
-    def place(self, y: float, x: float) -> tuple[float, float]:
-        """Return where a level-0 pixel is on the stage, as (y, x) in screen pixels."""
-        found = self.page.evaluate(
-            """([y, x]) => {
-              const { map, frame } = document.querySelector(".dhlab-viewer").dhlab;
-              return map.getPixelFromCoordinate(frame.toWorld(y, x));
-            }""",
-            [y, x],
-        )
-        return found[1], found[0]
-
-    def color(self, y: float, x: float) -> np.ndarray:
-        """Return the colour shown at a level-0 pixel."""
-        row, column = (round(v) for v in self.place(y, x))
-        picture = self.picture()
-        assert 0 <= row < picture.shape[0], "not in view"
-        assert 0 <= column < picture.shape[1], "not in view"
-        return picture[row, column]
-
-    def move(self, y: float, x: float) -> tuple[float, float]:
-        """Move the mouse to a level-0 pixel and return its place on the page, as (x, y)."""
-        box, (row, column) = self.stage.bounding_box(), self.place(y, x)
-        where = box["x"] + column, box["y"] + row
-        self.page.mouse.move(*where)
-        return where
-
-    def run(self, number: int) -> str:
-        """Run a further cell and return what it printed."""
-        cell = self.page.locator(f".jp-Notebook .jp-Cell >> nth={number}")
-        cell.locator(".cm-content").click()
-        before = cell.locator(".jp-InputPrompt").inner_text()
-        self.page.keyboard.press("Control+Enter")
-        self.page.wait_for_function(
-            """([number, before]) => {
-              const cell = document.querySelectorAll(".jp-Notebook .jp-Cell")[number];
-              const now = cell.querySelector(".jp-InputPrompt").textContent;
-              return now !== before && /\\d/.test(now) && cell.querySelector(".jp-OutputArea-output");
-            }""",
-            arg=[number, before],
-            timeout=60_000,
-        )
-        text: str = cell.locator(".jp-OutputArea-output").first.inner_text().strip()
-        self.viewer.scroll_into_view_if_needed()
-        self.settle()
-        return text
-
-
-@pytest.fixture
-def open_cell(page, lab, tmp_path) -> Callable[..., Cell]:
-    """Open a notebook, run its first two cells, and return the viewer that the second one shows."""
-    number = iter(range(100))
-    return lambda *cells: Cell(page, lab, f"{tmp_path.name}-{next(number)}.ipynb", list(cells))
 
 
 def near(color: np.ndarray, wanted: tuple[int, int, int], tolerance: int = 14) -> bool:

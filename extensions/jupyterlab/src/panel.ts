@@ -46,6 +46,8 @@ export class SlidePanel extends Widget {
 
   private async open(): Promise<void> {
     const { path, contents, state } = this.options;
+    this.view?.close();
+    this.view = undefined;
     this.tell("status", `Opening ${path} …`);
     try {
       const [{ openSlide }, kept, annotations] = await Promise.all([
@@ -57,7 +59,7 @@ export class SlidePanel extends Widget {
         const now = Object.fromEntries(KEPT.map((name) => [name, model.get(name)]));
         void state?.save(this.key, now as ReadonlyPartialJSONObject);
       };
-      const opened = await openSlide({ path, annotations, kept: kept ?? {}, save });
+      const opened = await openSlide({ path, annotations, kept: kept ?? {}, save, reopen: () => void this.open() });
       if (this.isDisposed) return;
       const active = this.node.contains(document.activeElement);
       this.node.replaceChildren();

@@ -44,7 +44,7 @@ export class CachedTransport implements Transport {
     return this.inner.shapes(request, signal);
   }
 
-  values(request: ValuesRequest, signal: AbortSignal): Promise<number[]> {
+  values(request: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]> {
     return this.inner.values(request, signal);
   }
 

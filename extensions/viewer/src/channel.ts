@@ -39,7 +39,13 @@ export class Channel {
         reject: (error) => (done(), reject(error)),
       });
       signal.addEventListener("abort", withdraw, { once: true });
-      this.model.send({ ...content, view: this.view, id });
+      try {
+        this.model.send({ ...content, view: this.view, id });
+      } catch (error) {
+        this.waiting.delete(id);
+        done();
+        reject(new Error(`the kernel cannot be reached (${(error as Error).message})`));
+      }
     });
   }
 
@@ -83,9 +89,9 @@ export class CommTransport implements Transport {
     return this.channel.ask({ type: "shapes", ...request }, signal);
   }
 
-  async values(request: ValuesRequest, signal: AbortSignal): Promise<number[]> {
+  async values(request: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]> {
     const { head } = await this.channel.ask({ type: "values", ...request }, signal);
-    return head.values as number[];
+    return head.values as (number | null)[];
   }
 
   close(): void {

@@ -15,23 +15,20 @@ const BUSY = 503;
 const WAITS_MS = [250, 500, 1000, 2000];
 
 export class HttpTransport implements Transport {
-  private readonly sources = new Map<number, LayerSource>();
-  private readonly tokens = new Map<number, Promise<string>>();
+  /** One for each file, whatever layers show it. */
+  private readonly tokens = new Map<string, Promise<string>>();
 
-  constructor(private readonly server: Server, layers: LayerScene[]) {
-    for (const { id, source, base, info } of layers) {
-      // Only the kernel knows which slice of another volume lies on a slice of the base.
-      const own = base || !Object.values(info?.axes ?? {}).some((length) => length > 1);
-      if (source && own) this.sources.set(id, source);
-    }
-  }
+  constructor(
+    private readonly server: Server,
+    private readonly sourceOf: (layer: number) => LayerSource | null,
+  ) {}
 
-  /** Open a file on the server and let its tiles be asked for under the number of a layer. */
-  async open(id: number, source: LayerSource): Promise<LayerScene> {
+  /** Open a file on the server and say what is in it. */
+  async open(source: LayerSource): Promise<LayerScene> {
     const opened = await this.server.post<Opened>("dhlab/scans", source);
-    this.sources.set(id, source);
-    this.tokens.set(id, Promise.resolve(opened.token));
-    return { ...opened.layer, id };
+    const layer = { ...opened.layer, source: opened.layer.source ?? source };
+    this.tokens.set(JSON.stringify(layer.source), Promise.resolve(opened.token));
+    return layer;
   }
 
   async tile(request: TileRequest, signal: AbortSignal): Promise<Blob> {
@@ -45,9 +42,9 @@ export class HttpTransport implements Transport {
     return { head: {}, buffers: [new DataView(await answer.arrayBuffer())] };
   }
 
-  async values({ layer, y, x, index }: ValuesRequest, signal: AbortSignal): Promise<number[]> {
+  async values({ layer, y, x, index }: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]> {
     const answer = await this.get(layer, (token) => `dhlab/values/${token}${query({ y, x, ...index })}`, signal);
-    return ((await answer.json()) as { values: number[] }).values;
+    return ((await answer.json()) as { values: (number | null)[] }).values;
   }
 
   close(): void {
@@ -55,15 +52,18 @@ export class HttpTransport implements Transport {
   }
 
   private async get(layer: number, path: (token: string) => string, signal: AbortSignal): Promise<Response> {
-    const token = await this.token(layer);
+    const source = this.sourceOf(layer);
+    if (!source) throw new Refused("the server does not have this layer");
+    const token = await this.token(source);
     try {
       return await this.patiently(path(token), signal);
     } catch (error) {
       if (!(error instanceof ServerError) || !ASK_AGAIN.includes(error.status)) throw error;
     }
     // Tiles that fail together ask for one new token.
-    if ((await this.token(layer)) === token) this.tokens.delete(layer);
-    return this.patiently(path(await this.token(layer)), signal);
+    const key = JSON.stringify(source);
+    if ((await this.tokens.get(key)) === token) this.tokens.delete(key);
+    return this.patiently(path(await this.token(source)), signal);
   }
 
   private async patiently(path: string, signal: AbortSignal): Promise<Response> {
@@ -79,20 +79,17 @@ export class HttpTransport implements Transport {
     throw new Error("the server is busy");
   }
 
-  private token(layer: number): Promise<string> {
-    const known = this.tokens.get(layer);
+  private token(source: LayerSource): Promise<string> {
+    const key = JSON.stringify(source);
+    const known = this.tokens.get(key);
     if (known) return known;
-    const source = this.sources.get(layer);
-    const asked = source
-      ? this.server.post<Opened>("dhlab/scans", source).then(
-          (opened) => opened.token,
-          (error: Error) => {
-            this.sources.delete(layer);
-            throw new Refused(error.message);
-          },
-        )
-      : Promise.reject(new Refused("the server does not have this layer"));
-    this.tokens.set(layer, asked);
+    const asked = this.server.post<Opened>("dhlab/scans", source).then(
+      (opened) => opened.token,
+      (error: Error) => {
+        throw new Refused(error.message);
+      },
+    );
+    this.tokens.set(key, asked);
     return asked;
   }
 }

@@ -58,8 +58,9 @@ function said(parts: string[]): string {
   return parts.filter(Boolean).join(" · ");
 }
 
-function name({ kind, classes, name: title }: LayerScene, values: number[]): string {
-  const [first = 0] = values;
+function name({ kind, classes, name: title }: LayerScene, stored: (number | null)[]): string {
+  const values = stored.map((value) => value ?? NaN);
+  const [first = NaN] = values;
   if (kind === "labels") return first > 0 ? (classes[first - 1]?.name ?? `label ${first}`) : "";
   if (kind === "mask") return first > 0 ? (classes[0]?.name ?? title) : "";
   if (values.length < 2) return kind === "heatmap" ? `${classes[0]?.name ?? title} ${tidy(first)}` : tidy(first);

@@ -163,7 +163,11 @@ export class RasterLayer {
     this.rest();
     this.inFlight.set(controller, { z, extent: this.grid.getTileCoordExtent([z, request.column, request.row]) });
     try {
-      return await createImageBitmap(await this.transport.tile(request, controller.signal));
+      const tile = await this.transport.tile(request, controller.signal);
+      return await createImageBitmap(tile).catch(() => {
+        const { level, row, column } = request;
+        throw new Error(`tile ${row}, ${column} of level ${level} is damaged; expected a picture. Copy the file again.`);
+      });
     } catch (error) {
       if (!controller.signal.aborted) this.fail(`${this.scene.name}: ${(error as Error).message}`);
       throw error;

@@ -34,7 +34,7 @@ export interface Reply {
 export interface Transport {
   tile(request: TileRequest, signal: AbortSignal): Promise<Blob>;
   shapes(request: ShapesRequest, signal: AbortSignal): Promise<Reply>;
-  values(request: ValuesRequest, signal: AbortSignal): Promise<number[]>;
+  values(request: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]>;
   close(): void;
 }
 
@@ -55,7 +55,7 @@ export class FirstOf implements Transport {
     return this.ask(request.layer, (transport) => transport.shapes(request, signal));
   }
 
-  values(request: ValuesRequest, signal: AbortSignal): Promise<number[]> {
+  values(request: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]> {
     return this.ask(request.layer, (transport) => transport.values(request, signal));
   }
 

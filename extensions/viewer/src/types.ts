@@ -31,10 +31,10 @@ export interface TileInfo {
   opaque: boolean;
 }
 
-/** The file that a layer shows exactly, with its size and time of change. */
+/** The file that a layer shows exactly, with its size and time of change: text, for nanoseconds exceed a number here. */
 export interface LayerSource {
   path: string;
-  stamp: [number, number] | null;
+  stamp: [string, string] | null;
 }
 
 /** One thing in the viewer; scale and offset place it in level-0 pixels of the base, along y and x. */

@@ -27,6 +27,12 @@ const BAR_PX = 110;
 const OVERVIEW_PX = 140;
 const MOST_ZOOM = 16;
 
+export interface ViewOptions {
+  transport: Transport;
+  /** What "Try again" does; without it, the tiles that failed are asked for again. */
+  reopen?: () => void;
+}
+
 export class ViewerView {
   private readonly transport: CachedTransport;
   private readonly frame: Frame;
@@ -52,6 +58,7 @@ export class ViewerView {
   private readonly help: Help;
   private readonly keys: Key[];
   private readonly unfollow: () => void;
+  private readonly reopen: () => void;
   private settings: Settings;
   private index: Record<string, number>;
   private keep: ReturnType<typeof setTimeout> | undefined;
@@ -60,9 +67,10 @@ export class ViewerView {
   private storing = false;
   private following = false;
 
-  constructor(private readonly model: Model, el: HTMLElement, transport: Transport) {
+  constructor(private readonly model: Model, el: HTMLElement, { transport, reopen }: ViewOptions) {
     const scene = (model.get("_scene") as { layers: LayerScene[] }).layers;
     const base = scene.find((layer) => layer.base)!;
+    this.reopen = reopen ?? (() => this.eachRaster((layer) => layer.retry()));
     this.placed = model.get("center") !== null && model.get("zoom") !== null;
     this.settings = model.get("settings") as Settings;
     this.index = model.get("index") as Record<string, number>;
@@ -201,7 +209,7 @@ export class ViewerView {
     const again = make("button", { type: "button", class: "dhv-again" }, "Try again");
     again.addEventListener("click", () => {
       this.alert.hidden = true;
-      for (const layer of this.layers) if (layer instanceof RasterLayer) layer.retry();
+      this.reopen();
     });
     this.alert.append(this.alertText, again, shut);
     this.status.append(make("span", { class: "dhv-scale" }, this.bar, this.barLabel), this.magnification, this.place, this.value);
@@ -219,6 +227,7 @@ export class ViewerView {
       this.traits.push([event, act]);
       this.model.on(event, act as never);
     };
+    on("comm_live_update", () => this.say("The kernel was restarted or has gone. Run the cell again to go on."));
     for (const name of ["center", "zoom", "rotation"]) on(`change:${name}`, () => this.follow());
     on("change:settings", () => this.applySettings(this.model.get("settings") as Settings));
     on("change:_scene", () => this.applyScene((this.model.get("_scene") as { layers: LayerScene[] }).layers));
@@ -399,7 +408,7 @@ export class ViewerView {
     const resolution = this.view.getResolution();
     if (!size || !resolution) return;
     const extent = this.view.calculateExtent(size);
-    for (const layer of this.layers) if (layer instanceof RasterLayer) act(layer, resolution, extent);
+    for (const layer of this.rasters) act(layer, resolution, extent);
   }
 
   /** A view without a height of its own fills its place. */
