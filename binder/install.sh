@@ -24,6 +24,12 @@ need cc gcc # for the C kernels; without them PyTorch's operations run
 case $profile in
   test | dev)
     need nm binutils
+    # The C kernels are tested on ARM too, in an emulator.
+    if [ "$(uname -m)" = x86_64 ]; then
+      need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+      need qemu-aarch64-static qemu-user-static
+      [ -e /usr/aarch64-linux-gnu/include/stdio.h ] || wanted+=(libc6-dev-arm64-cross)
+    fi
     command -v chromium chromium-browser google-chrome >/dev/null || wanted+=(chromium)
     ;;
 esac
@@ -61,6 +67,16 @@ build_front() {
     npm ci --silent --no-audit --no-fund --prefix extensions/$project && npm run --silent --prefix extensions/$project build || return
   done
 }
+# The proxy of the hub in the tests.
+hub=tests/browser/hub proxy=
+case $profile in
+  test | dev)
+    if [ $hub/package-lock.json -nt $hub/node_modules ]; then
+      npm ci --silent --no-audit --no-fund --prefix $hub >"$work/proxy" 2>&1 &
+      proxy=$!
+    fi
+    ;;
+esac
 if [ "$profile" != demo ] && { stale dhlab/view/static/viewer.js || stale $lab/LICENSES.txt; }; then
   build_front >"$work/front" 2>&1 &
   front=$!
@@ -118,6 +134,10 @@ if [ -n "$front" ] && ! wait "$front"; then
   cat "$work/front"
   say "The viewer could not be built: npm, above, says why. Everything but dh.show and slides in JupyterLab works; run this again."
   exit 1
+fi
+if [ -n "$proxy" ] && ! wait "$proxy"; then
+  cat "$work/proxy"
+  say "The proxy of JupyterHub could not be fetched: npm, above, says why. The tests behind a hub are skipped."
 fi
 if [ "$profile" != demo ]; then
   # JupyterLab looks for extensions here; the link shows it what npm builds later, too.

@@ -122,7 +122,7 @@ def neon(folder: Path, monkeypatch: pytest.MonkeyPatch, nan_poisoned_empty: None
     """Let every C form run in the emulator, and see that it did."""
     emulated = Emulated(folder)
     for name, module in list(sys.modules.items()):
-        if name.startswith("dhlab.kernels._cpu") and hasattr(module, "bind"):
+        if name.startswith("dhlab.kernels._cpu") and hasattr(module, "pointer"):
             monkeypatch.setattr(module, "bind", emulated.bind)
             monkeypatch.setattr(module, "pointer", emulated.pointer)
     monkeypatch.setattr(_cpu, "is_built", lambda: True)
