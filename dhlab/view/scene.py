@@ -21,7 +21,7 @@ __all__ = ["describe_layer"]
 GRADIENT_STOPS = 9
 
 
-def describe_layer(layer: Layer, base: Scan) -> dict[str, Any]:
+def describe_layer(layer: Layer, base: Scan | None) -> dict[str, Any]:
     """Return what the browser needs to know of a layer, once: ``LayerScene`` of the viewer's TypeScript.
 
     Parameters
@@ -29,7 +29,7 @@ def describe_layer(layer: Layer, base: Scan) -> dict[str, Any]:
     layer
         The layer.
     base
-        The scan in whose level-0 pixels everything is placed.
+        The scan in whose level-0 pixels everything is placed; None for a layer of which only its own are known.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def describe_layer(layer: Layer, base: Scan) -> dict[str, Any]:
         If the units of layer and base cannot be converted into one another.
     """
     thing = layer.thing
-    place = locate(thing, base) if thing is not base else None
+    place = locate(thing, base) if base is not None and thing is not base else None
     common: dict[str, Any] = {
         "id": layer.id,
         "name": layer.name,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 
 import dhlab as dh
 
@@ -21,17 +22,22 @@ pytestmark = [
 # Places on the real slide, level-0 pixels (y, x).
 TISSUE = [(1780 + 15 * i, 1240) for i in range(4)]
 GLASS = (1000, 200)
+BLUE = (0, 114, 178)
 
 
 @pytest.fixture(scope="module")
 def cases(lab, skin_slide) -> Path:
-    """Fill a folder as a person would have it: a slide, the same as OME-Zarr, one that is damaged."""
+    """Fill a folder as a person would have it: a slide with annotations, the same as OME-Zarr, one that is damaged."""
     import tifffile
 
     folder = lab.folder / "cases"
     folder.mkdir()
     shutil.copyfile(skin_slide, folder / "skin.svs")
     slide = dh.open(folder / "skin.svs")
+    zone = shapely.box(600, 1900, 1100, 2300)
+    dh.Annotations.from_geometries([zone], "keratin", scores=[0.75], colors={"keratin": BLUE}).to_geojson(
+        folder / "skin.geojson"
+    )
     dh.save(slide, folder / "copy.ome.zarr")
     pixels = np.full((4096, 4096, 3), (150, 70, 160), np.uint8)
     damaged = folder / "damaged.tif"
@@ -79,6 +85,23 @@ def test_a_slide_opens_at_once_is_left_alone_and_found_again(page, lab, cases, w
     assert not [url for url in watch.own if url.startswith("POST") and "checkpoints" in url]
     assert not list(cases.rglob("*checkpoint*.svs"))
 
+    # The annotations that lie beside it lie on it, and in the table.
+    table = stage.viewer.locator(".dhv-table")
+    assert "In view: 1" in table.inner_text()
+    assert "keratin" in table.inner_text()
+    assert "0.75" in table.inner_text()
+    assert "0.0498 mm²" in table.inner_text()
+    row, column = (round(v) for v in stage.place(1900, 850))
+    rim = stage.picture()[row - 2 : row + 3, column]
+    assert np.abs(rim - BLUE).max(-1).min() < 30
+    table.get_by_title("Go to keratin").click()
+    page.wait_for_timeout(500)
+    stage.settle()
+    height = stage.stage.bounding_box()["height"]
+    assert height / 4 < stage.place(2300, 0)[0] - stage.place(1900, 0)[0] <= height / 2 + 1
+    page.keyboard.press("0")
+    stage.settle()
+
     # Keyboard first: the tab that opened has it.
     page.keyboard.press("+")
     page.keyboard.press("r")
@@ -94,8 +117,7 @@ def test_a_slide_opens_at_once_is_left_alone_and_found_again(page, lab, cases, w
     stage.settle()
     before = place(stage)
     assert before[3] == pytest.approx(np.pi / 2)
-    page.keyboard.press("l")
-    stage.viewer.get_by_label("Opacity of skin").fill("0.5")
+    stage.viewer.get_by_label("Opacity of skin", exact=True).fill("0.5")
     stage.settle()
     page.wait_for_timeout(2500)  # JupyterLab writes its workspace now and then
 
@@ -103,7 +125,7 @@ def test_a_slide_opens_at_once_is_left_alone_and_found_again(page, lab, cases, w
     page.wait_for_selector(".dhlab-viewer[data-ready]", timeout=90_000)
     stage = open_stage()
     assert place(stage) == pytest.approx(before, rel=1e-3, abs=0.02)
-    assert stage.viewer.get_by_label("Opacity of skin").input_value() == "0.5"
+    assert stage.viewer.get_by_label("Opacity of skin", exact=True).input_value() == "0.5"
 
     # Dark, as JupyterLab.
     page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")

@@ -1,4 +1,4 @@
-"""What the server answers below ``dhlab/``: scans opened, tiles, values; every error is JSON with a message."""
+"""What the server answers below ``dhlab/``: scans opened, tiles, values, shapes; every error is JSON with a message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dhlab_lab.views import View, Views
     from dhlab_lab.workers import Workers
 
-__all__ = ["HANDLERS", "ScansHandler", "TileHandler", "ValuesHandler"]
+__all__ = ["HANDLERS", "ScansHandler", "ShapesHandler", "TileHandler", "ValuesHandler"]
 
 Value = TypeVar("Value")
 NUMBER = r"(\d{1,9})"
@@ -156,7 +156,7 @@ class TileHandler(ViewHandler):
         """Answer the picture."""
         view = await self.view(token)
         with refusals():
-            request = view.source.request((int(level), int(row), int(column)), self._style(), self.index())
+            request = view.tiles.request((int(level), int(row), int(column)), self._style(), self.index())
         # What stands under an address never changes: its token is for one state of one file.
         self._etag = f'"{zlib.crc32(repr(request).encode()):08x}-{__version__}"'
         self.set_header("Cache-Control", f"private, max-age={int(self.access.lifetime)}, immutable")
@@ -164,9 +164,9 @@ class TileHandler(ViewHandler):
         if self.check_etag_header():
             self.set_status(304)
             return
-        tile = view.source.kept(request)
+        tile = view.tiles.kept(request)
         if tile is None:
-            tile = await self.work(partial(view.source.picture, request))
+            tile = await self.work(partial(view.tiles.picture, request))
         self.finish(tile[0], set_content_type=tile[1])
 
     def compute_etag(self) -> str | None:
@@ -194,9 +194,30 @@ class ValuesHandler(ViewHandler):
 
         view = await self.view(token)
         y, x = self.number("y", int), self.number("x", int)
-        values = await self.work(partial(read_values, view.source.scan, y, x, index=self.index()))
+        values = await self.work(partial(read_values, view.tiles.scan, y, x, index=self.index()))
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"values": [value if math.isfinite(value) else None for value in values]}))
+
+
+class ShapesHandler(ViewHandler):
+    """``GET dhlab/shapes/{token}?cells=``: where all shapes are, or the outlines of some cells, as packed numbers."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, token: str) -> None:
+        """Answer the bytes of `dhlab.view.shapes.ShapeSource`."""
+        shapes = (await self.view(token)).shapes
+        cells = self.get_query_argument("cells", None)
+        if cells is None:
+            data = await self.work(shapes.catalogue)
+        else:
+            try:
+                numbers = [int(cell) for cell in cells.split(",")]
+            except ValueError:
+                raise Refused(400, f"cells={cells[:40]!r}; expected numbers with commas between.") from None
+            data = await self.work(partial(shapes.outlines, numbers))
+        self.set_header("Cache-Control", f"private, max-age={int(self.access.lifetime)}, immutable")
+        self.finish(data, set_content_type="application/octet-stream")
 
 
 @contextmanager
@@ -218,4 +239,5 @@ HANDLERS = (
     (r"dhlab/scans", ScansHandler),
     (rf"dhlab/tiles/{TOKEN}/{NUMBER}/{NUMBER}/{NUMBER}", TileHandler),
     (rf"dhlab/values/{TOKEN}", ValuesHandler),
+    (rf"dhlab/shapes/{TOKEN}", ShapesHandler),
 )

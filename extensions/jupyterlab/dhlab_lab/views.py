@@ -1,4 +1,4 @@
-"""Scans that the server keeps open for its pages, up to a number, with the tiles made of them."""
+"""Scans and annotations that the server keeps open for its pages, up to a number, with the tiles made of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dhlab.io.pool import Stamp
+    from dhlab.view.shapes import ShapeSource
     from dhlab.view.tiles import TileSource
+    from dhlab.view.viewer import Layer
 
 __all__ = ["File", "View", "Views"]
 
@@ -25,6 +27,7 @@ __all__ = ["File", "View", "Views"]
 MOST_KNOWN = 10_000
 # A file is looked at again after this time, to notice that another has taken its place.
 FRESH_S = 1.0
+GEOJSON = (".geojson", ".geojson.gz")
 
 
 @dataclass(frozen=True)
@@ -52,21 +55,35 @@ class File:
 
 @dataclass
 class View:
-    """An open scan.
+    """An open scan, or annotations.
 
     Parameters
     ----------
-    source
-        Its tiles.
+    layer
+        It, with its tiles or shapes.
     scene
         What the browser must know of it before it asks for them.
     checked
         When its file was looked at last (`time.monotonic`).
     """
 
-    source: TileSource
+    layer: Layer
     scene: dict[str, Any]
     checked: float = 0.0
+
+    @property
+    def tiles(self) -> TileSource:
+        """The tiles of a scan; annotations are refused (404)."""
+        if self.layer.tiles is None:
+            raise Refused(404, f"{self.layer.name} are annotations, which have no tiles; ask for their shapes.")
+        return self.layer.tiles
+
+    @property
+    def shapes(self) -> ShapeSource:
+        """The shapes of annotations; scans are refused (404)."""
+        if self.layer.shapes is None:
+            raise Refused(404, f"{self.layer.name} is a scan, which has no shapes; ask for its tiles.")
+        return self.layer.shapes
 
 
 class Views:
@@ -137,10 +154,14 @@ def _open(file: File, budget: int) -> View:
     from dhlab.view.tiles import TileSource
     from dhlab.view.viewer import Layer
 
+    name = file.path.name
     try:
-        scan = dhlab.open(file.path)
-        source = TileSource(scan, budget=budget)
-        return View(source, describe_layer(Layer(0, scan.name, scan, source), scan))
+        if name.lower().endswith(GEOJSON):
+            layer = Layer.of(dhlab.Annotations.from_geojson(file.path), id=0, name=name)
+        else:
+            scan = dhlab.open(file.path)
+            layer = Layer(0, scan.name, scan, TileSource(scan, budget=budget))
+        return View(layer, describe_layer(layer, None) | {"base": layer.tiles is not None})
     except NotFoundError as error:
         raise Refused(410, str(error)) from error
     except (DHLabError, OSError) as error:

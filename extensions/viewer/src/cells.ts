@@ -153,6 +153,12 @@ export class Outlines {
     return best;
   }
 
+  /** Left, top, right, bottom of a shape. */
+  box(shape: number): Box {
+    const box = (this.boxes ??= this.measure()).subarray(4 * shape, 4 * shape + 4);
+    return [...box].map((side, i) => side + this.origin[i % 2]!) as Box;
+  }
+
   private measure(): Float32Array {
     const boxes = new Float32Array(4 * this.count);
     for (let shape = 0; shape < this.count; shape++) {

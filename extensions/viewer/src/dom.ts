@@ -51,3 +51,9 @@ export function button(label: string, name: string, act: () => void, keys = ""):
 export function row(name: string, ...controls: HTMLElement[]): HTMLElement {
   return make("label", { class: "dhv-row" }, make("span", { class: "dhv-row-name" }, name), ...controls);
 }
+
+export function swatch(color: number[]): HTMLElement {
+  const element = make("span", { class: "dhv-swatch", "aria-hidden": "true" });
+  element.style.setProperty("--dhv-swatch", `rgb(${color})`);
+  return element;
+}

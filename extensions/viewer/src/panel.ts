@@ -1,6 +1,6 @@
 /** The list of layers, topmost first: visibility, opacity, class, colours, threshold, legend, slices. */
 import { contrastControls } from "./contrast.ts";
-import { icon, make, row } from "./dom.ts";
+import { icon, make, row, swatch } from "./dom.ts";
 import { grouped, tidy } from "./frame.ts";
 import { isPlain, type LayerScene, type LayerSettings, type Rgb, type Settings } from "./types.ts";
 
@@ -15,10 +15,12 @@ export interface PanelEvents {
 
 export class Panel {
   readonly element = make("aside", { class: "dhv-panel", "aria-label": "Layers" });
+  private readonly cardList = make("div");
   private readonly cards = new Map<number, (settings: LayerSettings) => void>();
   private readonly sliders = new Map<string, (at: number) => void>();
 
-  constructor(layers: LayerScene[], private readonly events: PanelEvents) {
+  constructor(layers: LayerScene[], private readonly events: PanelEvents, below: HTMLElement) {
+    this.element.append(this.cardList, below);
     this.list(layers);
   }
 
@@ -26,12 +28,12 @@ export class Panel {
   list(layers: LayerScene[]): void {
     this.cards.clear();
     this.sliders.clear();
-    this.element.replaceChildren();
+    this.cardList.replaceChildren();
     const base = layers.find((layer) => layer.base);
     for (const [axis, length] of Object.entries(base?.info?.axes ?? {})) {
-      if (length > 1) this.element.append(this.sliceCard(axis, length));
+      if (length > 1) this.cardList.append(this.sliceCard(axis, length));
     }
-    for (const layer of [...layers].reverse()) this.element.append(this.card(layer));
+    for (const layer of [...layers].reverse()) this.cardList.append(this.card(layer));
   }
 
   /** Whether a single layer has more to choose than its opacity. */
@@ -127,12 +129,6 @@ export class Panel {
       ramp.setAttribute("aria-label", `Colours of ${layer.name} from ${tidy(low)} to ${tidy(high)}${least && `, shown from ${least}`}`);
     };
   }
-}
-
-function swatch(color: Rgb): HTMLElement {
-  const element = make("span", { class: "dhv-swatch", "aria-hidden": "true" });
-  element.style.setProperty("--dhv-swatch", `rgb(${color})`);
-  return element;
 }
 
 function legend(layer: LayerScene): HTMLElement {

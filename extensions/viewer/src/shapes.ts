@@ -2,6 +2,7 @@
 import Layer from "ol/layer/Layer.js";
 import Source from "ol/source/Source.js";
 import ViewHint from "ol/ViewHint.js";
+import type { Extent } from "ol/extent.js";
 import type { FrameState } from "ol/Map.js";
 import { Catalogue, Outlines, type Box } from "./cells.ts";
 import type { Frame } from "./frame.ts";
@@ -106,6 +107,40 @@ export class ShapesLayer {
       if (shape >= 0 && !(best && best.area < outlines!.areas[shape]!)) best = { cell, shape, area: outlines!.areas[shape]! };
     }
     return best && this.tell(best.cell, best.shape);
+  }
+
+  /** The shapes in view that are drawn as outlines: how many, the largest of them, and whether others are dots. */
+  list(most: number): { hits: Hit[]; count: number; dotted: boolean } {
+    const { catalogue, drawn } = this;
+    if (!catalogue || !drawn || !this.settings.visible) return { hits: [], count: 0, dotted: false };
+    const [left, top, right, bottom] = this.box(drawn.state, 0);
+    const found: { cell: number; shape: number; area: number }[] = [];
+    for (const cell of this.outlined) {
+      const outlines = this.kept.get(cell);
+      for (let shape = 0; shape < (outlines?.count ?? 0); shape++) {
+        if (this.look.colors[catalogue.labels[catalogue.firsts[cell]! + shape]!] === null) continue;
+        const [x0, y0, x1, y1] = outlines!.box(shape);
+        if (x0 <= right && x1 >= left && y0 <= bottom && y1 >= top) found.push({ cell, shape, area: outlines!.areas[shape]! });
+      }
+    }
+    found.sort((a, b) => b.area - a.area);
+    const hits = found.slice(0, most).map(({ cell, shape }) => this.tell(cell, shape));
+    return { hits, count: found.length, dotted: catalogue.within([left, top, right, bottom]).some((cell) => !this.outlined.has(cell)) };
+  }
+
+  /** Where a shape lies in the frame: left, bottom, right, top. */
+  extent({ key }: Hit): Extent | null {
+    const [cell, shape] = key.split(":").map(Number) as [number, number];
+    const box = this.kept.get(cell)?.box(shape);
+    if (!box) return null;
+    const x = [box[0], box[2]].map((side) => this.origin[0] + side * this.unit[0]);
+    const y = [box[1], box[3]].map((side) => this.origin[1] - side * this.unit[1]);
+    return [x[0]!, y[1]!, x[1]!, y[0]!];
+  }
+
+  /** The colour of a class as it is drawn. */
+  color(label: number): Rgb {
+    return this.look.colors[label] ?? this.scene.classes[label]?.color ?? [0, 0, 0];
   }
 
   /** Draw the shape under the pointer stronger than the others. */
@@ -251,9 +286,9 @@ export class ShapesLayer {
   }
 
   /** What is drawn, in level-0 pixels of the layer. */
-  private box({ extent, viewState }: FrameState): Box {
+  private box({ extent, viewState }: FrameState, margin = MARGIN): Box {
     const [left, bottom, right, top] = extent!;
-    const more = MARGIN * viewState.resolution;
+    const more = margin * viewState.resolution;
     return [
       (left! - more - this.origin[0]) / this.unit[0], (this.origin[1] - top! - more) / this.unit[1],
       (right! + more - this.origin[0]) / this.unit[0], (this.origin[1] - bottom! + more) / this.unit[1],

@@ -18,6 +18,7 @@ import { Probe } from "./probe.ts";
 import { RasterLayer } from "./raster.ts";
 import { type Hit, ShapesLayer } from "./shapes.ts";
 import { download, takeSnapshot } from "./snapshot.ts";
+import { AnnotationTable } from "./table.ts";
 import { followTheme } from "./theme.ts";
 import type { Transport } from "./transport.ts";
 import { isPlain, type LayerScene, type LayerSettings, type Model, type Settings } from "./types.ts";
@@ -38,6 +39,7 @@ export class ViewerView {
   private readonly frame: Frame;
   private layers: (RasterLayer | ShapesLayer)[];
   private readonly panel: Panel;
+  private readonly table: AnnotationTable;
   private readonly root = make("div", { class: "dhlab-viewer", "data-lm-suppress-shortcuts": "true" });
   private readonly stage = make("div", {
     class: "dhv-stage", tabindex: 0, role: "application", "aria-roledescription": "pan and zoom viewer",
@@ -77,10 +79,15 @@ export class ViewerView {
     this.transport = new CachedTransport(transport);
     this.frame = new Frame(base);
     this.layers = scene.map((layer) => this.makeLayer(layer));
+    this.table = new AnnotationTable({
+      go: (layer, hit) => this.goTo(layer, hit),
+      point: (layer, hit) => layer.mark(hit),
+      area: (pixels) => this.sayArea(pixels),
+    }, model.get("height") === null);
     this.panel = new Panel(scene, {
       change: (id, changes) => this.change(id, changes),
       slice: (axis, at) => this.slice(axis, at),
-    });
+    }, this.table.element);
     this.probe = new Probe(() => this.rasters, this.transport, (text) => (this.value.textContent = text));
     this.keys = this.makeKeys();
     this.help = new Help(this.keys);
@@ -143,6 +150,19 @@ export class ViewerView {
     return this.layers.filter((layer) => layer instanceof RasterLayer);
   }
 
+  private get shapes(): ShapesLayer[] {
+    return this.layers.filter((layer) => layer instanceof ShapesLayer);
+  }
+
+  /** Bring a shape into the middle, as large as lets its surroundings be seen. */
+  private goTo(layer: ShapesLayer, hit: Hit): void {
+    const extent = layer.extent(hit);
+    if (!extent) return;
+    this.stage.focus();
+    const [width = 0, height = 0] = this.map.getSize() ?? [];
+    this.view.fit(extent, { padding: [height / 4, width / 4, height / 4, width / 4], minResolution: 0.5, duration: 300 });
+  }
+
   /** Take over which layers there are, and those whose thing was replaced. */
   private applyScene(scene: LayerScene[]): void {
     this.settings = this.model.get("settings") as Settings;
@@ -187,7 +207,7 @@ export class ViewerView {
       tipLabel: "Overview map",
       view: new View({
         projection: this.frame.projection, center: [width / 2, -height / 2], resolution: fits,
-        minResolution: fits, maxResolution: fits,
+        minResolution: fits, maxResolution: fits, extent: this.frame.extent, showFullExtent: true,
       }),
     });
   }
@@ -236,6 +256,7 @@ export class ViewerView {
     this.view.on(["change:center", "change:resolution", "change:rotation"] as never, () => this.moved());
     this.map.on("movestart", () => this.eachRaster((layer) => layer.rest()));
     this.map.on("moveend", () => this.eachRaster((layer, resolution, extent) => layer.prune(resolution, extent)));
+    this.map.on("rendercomplete", () => this.table.update(this.shapes));
     this.map.on("loadend", () => this.eachRaster((layer, resolution, extent) => void layer.prefetch(resolution, extent)));
     this.map.on("pointermove", (event) => this.point(event));
     this.stage.addEventListener("pointerleave", () => {
@@ -460,8 +481,7 @@ export class ViewerView {
       this.hover(null);
       return;
     }
-    const shapes = this.layers.filter((layer) => layer instanceof ShapesLayer).reverse();
-    const hits = shapes.map((layer) => ({ layer, hit: layer.hit(event.coordinate, this.view.getResolution() ?? 1) }));
+    const hits = this.shapes.reverse().map((layer) => ({ layer, hit: layer.hit(event.coordinate, this.view.getResolution() ?? 1) }));
     this.hover(hits.find(({ hit }) => hit) ?? null, event.pixel);
   }
 
@@ -472,17 +492,25 @@ export class ViewerView {
     this.tip.hidden = !found?.hit;
     if (!found?.hit) return;
     const { name, title, score, area } = found.hit;
-    const { spacing, unit } = this.frame.info;
-    const { metre } = this.frame.base;
     const lines: HTMLElement[] = [make("strong", {}, name)];
     if (title && title !== name) lines.push(make("div", {}, title));
     if (score !== undefined) lines.push(make("div", {}, `score ${tidy(score, 3)}`));
-    if (area) lines.push(make("div", {}, sayArea(area * spacing[0] * spacing[1], unit, metre)));
+    if (area) lines.push(make("div", {}, this.sayArea(area)));
     this.tip.replaceChildren(...lines);
     const [width = 0, height = 0] = this.map.getSize() ?? [];
     const box = this.tip.getBoundingClientRect();
     this.tip.style.left = `${Math.min(pixel[0]! + 14, width - box.width - 6)}px`;
     this.tip.style.top = `${Math.min(pixel[1]! + 14, height - box.height - 6)}px`;
+  }
+
+  /** An area of level-0 pixels in words. */
+  private sayArea(pixels: number): string {
+    const { spacing, unit } = this.frame.info;
+    const { metre } = this.frame.base;
+    const value = pixels * spacing[0] * spacing[1];
+    if (!metre) return `${tidy(value, 4)} ${unit}²`;
+    const square = value * metre * metre;
+    return square >= 1e-8 ? `${tidy(square / 1e-6, 3)} mm²` : `${tidy(square / 1e-12, 3)} µm²`;
   }
 
   /** Tell the person at the screen of a fault. */
@@ -496,10 +524,4 @@ export class ViewerView {
 function fits(one: LayerScene, other: LayerScene): boolean {
   const [a, b] = [one, other].map(({ kind, scale, offset, info, classes }) => JSON.stringify([kind, scale, offset, info, classes.length]));
   return a === b;
-}
-
-function sayArea(value: number, unit: string, metre: number | null | undefined): string {
-  if (!metre) return `${tidy(value, 4)} ${unit}²`;
-  const square = value * metre * metre;
-  return square >= 1e-8 ? `${tidy(square / 1e-6, 3)} mm²` : `${tidy(square / 1e-12, 3)} µm²`;
 }
