@@ -23,7 +23,15 @@ from dhlab.errors import BadShapeError, BadValueError, ConflictError, NotFoundEr
 from dhlab.io.chunks import read_json
 from dhlab.io.ngff import Image, compose_attributes, disk_axes
 from dhlab.io.ownership import Ownership
-from dhlab.io.shards import ShardedLayout, disk_order, plan_layout, to_disk, write_coarser_levels, write_shard
+from dhlab.io.shards import (
+    ShardedLayout,
+    disk_order,
+    plan_layout,
+    to_disk,
+    write_array_metadata,
+    write_coarser_levels,
+    write_shard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,6 +76,7 @@ class BandWriter:
         self._shown = image.axes.index(image.axes.replace("c", "")[0])
         self._lock = threading.Lock()
         self._drop_replaced()
+        write_array_metadata(self._root / "0", layout)
         self.done = self._read_journal()
 
     @classmethod

@@ -15,7 +15,7 @@ from dhlab.errors import ConflictError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SILENCE_S", "Ownership"]
+__all__ = ["SILENCE_S", "Ownership", "folder_of"]
 
 # How long an owner on another machine may be silent before its place is taken; it gives a sign every tenth of that.
 SILENCE_S = 300.0
@@ -46,7 +46,7 @@ class Ownership:
     @classmethod
     def take(cls, target: Path) -> Ownership:
         """Claim the hidden folder of an output, or raise `ConflictError` if another process is at work there."""
-        folder = target.with_name(f".{target.name}.partial")
+        folder = folder_of(target)
         with storage_errors(target):
             folder.mkdir(exist_ok=True)
             latest = _latest_owner(folder)
@@ -79,6 +79,11 @@ class Ownership:
         self._ended.set()
         _owned.discard(self)
         remove(self.folder)
+
+
+def folder_of(target: Path) -> Path:
+    """Return the hidden folder in which an output is made before it appears at `target`."""
+    return target.with_name(f".{target.name}.partial")
 
 
 def _claim(place: Path) -> None:

@@ -274,7 +274,7 @@ def write_coarser_levels(
         Layouts of all levels, level 0 first.
     """
     layouts = [layout]
-    _write_metadata(root / "0", layout)
+    write_array_metadata(root / "0", layout)
     while max(layouts[-1].shape[i] for i in plane) > 1024:
         source = ZarrArray(root / str(len(layouts) - 1), complete=True)
         shape = tuple(-(-n // 2) if i in plane else n for i, n in enumerate(source.shape))
@@ -293,7 +293,7 @@ def write_coarser_levels(
             source.read_boxes(np.asarray([start], np.int64), size, fine, parallel=False)
             return halve(fine[0], plane, nearest=nearest)
 
-        _write_metadata(folder, coarser)
+        write_array_metadata(folder, coarser)
         for cell in coarser.cells:
             write_shard(folder, coarser, cell, make)
             if bar is not None:
@@ -315,7 +315,8 @@ def to_disk(array: NDArray[Any], axes: str) -> NDArray[Any]:
     return expanded.transpose(np.argsort(order).tolist())
 
 
-def _write_metadata(folder: Path, layout: ShardedLayout) -> None:
+def write_array_metadata(folder: Path, layout: ShardedLayout) -> None:
+    """Write the metadata of an array, so that it can be read as far as it is there."""
     (folder / "zarr.json").write_text(json.dumps(layout.metadata(), indent=2), encoding="utf-8")
 
 

@@ -95,11 +95,14 @@ class TileRequest:
         How it is coloured.
     at
         Position on every further axis.
+    grown
+        How much is there of what it shows, where the scan is still being written.
     """
 
     place: tuple[int, int, int]
     style: Style
     at: tuple[int, ...]
+    grown: int = 0
 
 
 class TileSource:
@@ -262,7 +265,19 @@ class TileSource:
                 f"tile {corner[0]}, {corner[1]} on level {level} of {self.scan.name!r}; it has {grid[0]} × {grid[1]} "
                 "tiles."
             )
-        return TileRequest(place, self._settle(style or Style()), index_of(self.scan, index))
+        return TileRequest(place, self._settle(style or Style()), index_of(self.scan, index), self._grown(place))
+
+    def _grown(self, place: tuple[int, int, int]) -> int:
+        """Return how much is there of what a tile shows, where the scan is still being written."""
+        grown = getattr(self.scan.levels[0], "grown", None)
+        if grown is None:
+            return 0
+        level, *corner = place
+        axis = "yx".find(self.scan.window_axes[0])
+        if axis < 0:
+            return int(grown(0, self.scan.shape[0]))
+        span = (self.tile_shape(level)[axis] << level) / self.aspect[axis]
+        return int(grown(max(0.0, corner[axis] * span - 2), (corner[axis] + 1) * span + 2))
 
     def picture(self, request: TileRequest) -> tuple[bytes, str]:
         """Return a tile as an encoded picture and its MIME type, as `encode` does."""
@@ -318,7 +333,9 @@ class TileSource:
     def _read_tile(self, place: tuple[int, int, int], at: tuple[int, ...]) -> NDArray[Any]:
         level, row, column = place
         if level > 0 and self._scale_below(level) > MAX_REDUCTION:
-            return self._tiles.get_or_make((*place, at), lambda: self._join_children(place, at), lambda p: p.nbytes)
+            return self._tiles.get_or_make(
+                (*place, at, self._grown(place)), lambda: self._join_children(place, at), lambda p: p.nbytes
+            )
         height, width = self.tile_shape(level)
         size = ((height << level) / self.aspect[0], (width << level) / self.aspect[1])
         return read_plane(self.scan, (row * size[0], column * size[1]), size, (height, width), index=at)

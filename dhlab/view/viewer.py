@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +21,12 @@ from dhlab.view.shapes import ShapeSource
 from dhlab.view.tiles import COLOR_MAPS, Style, TileSource, index_of, plane_axes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from dhlab.view.watching import Watch
 
 __all__ = ["STYLE_KEYS", "Layer", "Viewer"]
 
@@ -135,6 +140,7 @@ class Viewer(traitlets.HasTraits):
         if not any(isinstance(t, Scan) for t in things):
             raise BadValueError("nothing to show annotations on; expected a Scan first: dh.show(scan, annotations).")
         self._last_id = -1
+        self._watches: list[Watch] = []
         # A signal has no plane to pan in: its traces are shown as a picture.
         shown = [_as_picture(t) if isinstance(t, Scan) else t for t in things]
         self._base: Scan = next(t for t in shown if isinstance(t, Scan))
@@ -297,6 +303,45 @@ class Viewer(traitlets.HasTraits):
         )
         return new
 
+    def refresh(self, name: str | int) -> None:
+        """Let fronts ask anew for what a layer shows, because its pixels have changed.
+
+        Parameters
+        ----------
+        name
+            Name of the layer, or its id.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer.
+        """
+        layer = self.layer(name)
+        new = dataclasses.replace(layer, revision=layer.revision + 1)
+        self._change_layers(tuple(new if one is layer else one for one in self.layers), self.settings)
+
+    def watch(self, path: str | os.PathLike[str], *, name: str | None = None) -> Watch:
+        """Show an image while `predict` or another run writes it, as a layer on top that grows with it.
+
+        Parameters
+        ----------
+        path
+            Where the finished image will appear, ``….ome.zarr``: the `out` of `predict`. It need not have begun.
+        name
+            Name of the layer; else the image's own.
+
+        Returns
+        -------
+        Watch
+            ``end()`` stops looking, ``wait()`` waits for the finished image. Removing the layer or closing the viewer
+            ends it too.
+        """
+        from dhlab.view.watching import Watch
+
+        watch = Watch(self, Path(path).expanduser(), name)
+        self._watches.append(watch)
+        return watch
+
     def fit(self) -> None:
         """Show the whole base scan."""
         with self._together():
@@ -419,7 +464,9 @@ class Viewer(traitlets.HasTraits):
         )
 
     def close(self) -> None:
-        """Forget every tile; the viewer cannot be used afterwards."""
+        """Forget every tile and stop watching; the viewer cannot be used afterwards."""
+        for watch in getattr(self, "_watches", ()):
+            watch.end()
         for layer in self.layers:
             if layer.tiles is not None:
                 layer.tiles.clear()
