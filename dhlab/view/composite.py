@@ -276,7 +276,8 @@ def _draw_legend(picture: NDArray[np.uint8], entries: list[_Entry], spacing: flo
             _draw_swatch(plate, entry, (left, top), (swatch, size))
             name = _fitted(entry.name, pen, font, width * 0.4)
             pen.text((left + swatch + pad, top + size / 2), name, fill=(20, 20, 20, 255), font=font, anchor="lm")
-    _draw_scale_bar(pen, (height, width), spacing=spacing, unit=unit, size=size)
+    if unit != "s":  # traces have their own axis
+        _draw_scale_bar(pen, (height, width), spacing=spacing, unit=unit, size=size)
     return np.asarray(Image.alpha_composite(image, plate).convert("RGB")).copy()
 
 

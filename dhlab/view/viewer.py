@@ -12,13 +12,13 @@ import numpy as np
 import traitlets
 
 from dhlab.annotations import Annotations
-from dhlab.display import thumbnail
 from dhlab.errors import BadValueError, UnknownNameError, suggest
 from dhlab.scan import Scan
 from dhlab.view.composite import compose
 from dhlab.view.layers import locate, shapes_of
 from dhlab.view.shapes import ShapeSource
 from dhlab.view.tiles import COLOR_MAPS, Style, TileSource, index_of, plane_axes
+from dhlab.view.traces import as_pages
 
 if TYPE_CHECKING:
     import os
@@ -141,17 +141,18 @@ class Viewer(traitlets.HasTraits):
             raise BadValueError("nothing to show annotations on; expected a Scan first: dh.show(scan, annotations).")
         self._last_id = -1
         self._watches: list[Watch] = []
-        # A signal has no plane to pan in: its traces are shown as a picture.
-        shown = [_as_picture(t) if isinstance(t, Scan) else t for t in things]
+        shown = [_as_plane(thing) for thing in things]
         self._base: Scan = next(t for t in shown if isinstance(t, Scan))
         layers: list[Layer] = []
         for thing in shown:
             layers.append(self._new_layer(thing, taken=[layer.name for layer in layers]))
         axes = [a for a in self._base.window_axes if a not in "yx"]
+        # Time begins at its beginning, a volume is best seen in its middle.
+        index = dict(zip(axes, index_of(self._base, {"t": 0}), strict=True))
         self.set_trait("layers", tuple(layers))
         super().__init__(
             settings={str(layer.id): self._first_settings(layer) for layer in layers},
-            index=dict(zip(axes, index_of(self._base, None), strict=True)),
+            index=index,
             height=height,
             **traits,
         )
@@ -239,8 +240,7 @@ class Viewer(traitlets.HasTraits):
             If the thing is neither, or its unit cannot be converted into the base's.
         """
         _check_thing(thing)
-        shown = _as_picture(thing) if isinstance(thing, Scan) else thing
-        layer = self._new_layer(shown, taken=[one.name for one in self.layers], name=name)
+        layer = self._new_layer(_as_plane(thing), taken=[one.name for one in self.layers], name=name)
         settings = self.settings | {str(layer.id): self._first_settings(layer)}
         self._change_layers((*self.layers, layer), settings)
         return layer
@@ -292,8 +292,8 @@ class Viewer(traitlets.HasTraits):
                 f"cannot show {type(thing).__name__} in layer {layer.name!r}; expected another "
                 f"{type(layer.thing).__name__}, and not the base. Make a new viewer: dh.show(…)."
             )
-        locate(thing, self._base)
-        new = layer.showing(thing)
+        new = layer.showing(_as_plane(thing))
+        locate(new.thing, self._base)
         fresh = self._first_settings(new)
         own = self.settings[str(layer.id)]
         if isinstance(thing, Annotations) and len(own["class_colors"]) != len(fresh["class_colors"]):
@@ -535,6 +535,11 @@ def _check_thing(thing: object) -> None:
         )
 
 
+def _as_plane(thing: Scan | Annotations) -> Scan | Annotations:
+    """Return what can be panned in: a signal as the pages of its traces, everything else as it is."""
+    return as_pages(thing) if isinstance(thing, Scan) and thing.window_axes == "t" else thing
+
+
 def _all_colors(colors: Any, thing: Annotations, known: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return the RGB of every class as lists; a mapping changes those that it names."""
     names = shapes_of(thing).names
@@ -547,12 +552,6 @@ def _all_colors(colors: Any, thing: Annotations, known: Sequence[Sequence[int]])
         if len(table) == len(names) and all(len(c) == 3 and 0 <= min(c) <= max(c) <= 255 for c in table):
             return table
     raise BadValueError(f"class_colors {colors!r}; expected {len(names)} triples of 0 to 255, or some by class name.")
-
-
-def _as_picture(scan: Scan) -> Scan:
-    if "y" in scan.axes and "x" in scan.axes:
-        return scan
-    return Scan.from_array(thumbnail(scan, 2048), "yxc", name=scan.name, fill=255)
 
 
 def _close(one: Any, other: Any) -> bool:

@@ -10,13 +10,15 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import anywidget
+import ipywidgets
+import numpy as np
 import traitlets
 
 from dhlab import env
-from dhlab.errors import DHLabError, MissingDependencyError
+from dhlab.errors import BadValueError, DHLabError, MissingDependencyError
 from dhlab.scan import Scan
 from dhlab.view.layers import carry_index
 from dhlab.view.scene import describe_layer
@@ -24,30 +26,40 @@ from dhlab.view.tiles import read_values
 from dhlab.view.viewer import STYLE_KEYS, Viewer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from dhlab.annotations import Annotations
 
-__all__ = ["ViewerWidget", "show"]
+__all__ = ["SideBySide", "ViewerWidget", "show"]
 
 STATIC = Path(__file__).parent / "static"
 BUILD = "npm ci --prefix extensions/viewer && npm run --prefix extensions/viewer build"
 STILL_PX = 560
+# Between views side by side in a picture.
+GAP_PX = 12
 # What a request may run into without the widget being to blame; the browser is told.
 ANSWERABLE = (DHLabError, OSError, ValueError, KeyError, TypeError, AssertionError, MemoryError)
 
 
-def show(*things: Scan | Annotations, height: int = 500, link: Viewer | None = None) -> ViewerWidget:
-    """Show scans and annotations on top of one another in the notebook.
+@overload
+def show(*things: Scan | Annotations, height: int = 500, link: Viewer | None = None) -> ViewerWidget: ...
+@overload
+def show(*things: Sequence[Scan | Annotations], height: int = 500, link: Viewer | None = None) -> SideBySide: ...
+def show(*things: Any, height: int = 500, link: Viewer | None = None) -> ViewerWidget | SideBySide:
+    """Show scans and annotations in the notebook, on top of one another, or in lists side by side.
 
     The first scan is the base. Heat maps, masks, label maps and further scans are placed by spacing, origin and
-    parent, annotations by their level-0 pixels. Pixels travel as tiles over the kernel's own connection; no port is
-    opened, and nothing but small settings is stored in the notebook.
+    parent, annotations by their level-0 pixels. Pixels travel as tiles, from the Jupyter server where it can open the
+    same file, else over the kernel's own connection; no port is opened, and nothing but small settings is stored in
+    the notebook.
 
     Parameters
     ----------
     things
-        Scans and annotations, from bottom to top.
+        Scans and annotations, from bottom to top. Or a list of them for each view: ``show([slide, heat], [ihc])``
+        gives two views beside one another that pan, zoom and turn together, by physical distance.
     height
         Height of the viewer in screen pixels.
     link
@@ -55,20 +67,28 @@ def show(*things: Scan | Annotations, height: int = 500, link: Viewer | None = N
 
     Returns
     -------
-    ViewerWidget
-        A `Viewer`; the last expression of a cell shows it.
+    ViewerWidget or SideBySide
+        A `Viewer`, or several; the last expression of a cell shows it.
 
     Raises
     ------
     BadValueError
-        If there is no scan, or a thing is neither scan nor annotations.
+        If there is no scan in a view, a thing is neither scan nor annotations, or units cannot be converted.
     MissingDependencyError
         If the browser part of the viewer is not built.
     """
-    viewer = ViewerWidget(*things, height=height)
+    beside = [isinstance(thing, (list, tuple)) for thing in things]
+    if any(beside) and not all(beside):
+        raise BadValueError(
+            "lists beside single things; expected either things to lie on one another, or one list for each view: "
+            "dh.show([slide, heat], [ihc])."
+        )
+    views = [ViewerWidget(*some, height=height) for some in (things if any(beside) else (things,))]
+    for view in views[1:]:
+        view.link(views[0])
     if link is not None:
-        viewer.link(link)
-    return viewer
+        views[0].link(link)
+    return SideBySide(views) if any(beside) else views[0]
 
 
 class ViewerWidget(Viewer, anywidget.AnyWidget):
@@ -118,18 +138,11 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**(data or {}), "text/plain": repr(self), "image/png": self._still()}, metadata
-
-    def _still(self) -> str:
-        """Return a small picture for places without widgets as base64 PNG, its colours reduced to keep it light."""
-        import base64
-
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        picture = Image.fromarray(self.snapshot(STILL_PX, whole=True)).quantize(192, dither=Image.Dither.FLOYDSTEINBERG)
-        picture.save(buffer, "PNG", optimize=True)
-        return base64.b64encode(buffer.getvalue()).decode()
+        return {
+            **(data or {}),
+            "text/plain": repr(self),
+            "image/png": encode_still(self.snapshot(STILL_PX, whole=True)),
+        }, metadata
 
     def _receive(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
         """Answer a message of the browser; anything slow is left to other threads."""
@@ -190,6 +203,74 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
     def _answer(self, head: dict[str, Any], buffers: list[bytes]) -> None:
         with self._lock:
             self.send(head, buffers)
+
+
+class SideBySide(ipywidgets.HBox):  # type: ignore[misc] # ipywidgets ships no types
+    """Views beside one another; made by `show`.
+
+    Parameters
+    ----------
+    viewers
+        From left to right.
+    """
+
+    def __init__(self, viewers: Sequence[ViewerWidget]) -> None:
+        self.viewers = tuple(viewers)
+        for viewer in self.viewers:
+            viewer.layout = ipywidgets.Layout(flex="1 1 0", min_width="0", width="auto")
+        super().__init__(children=self.viewers, layout=ipywidgets.Layout(width="100%"))
+
+    def snapshot(self, max_px: int = 1200, *, legend: bool = True, whole: bool = False) -> NDArray[np.uint8]:
+        """Draw what is shown as one picture, in Python, without the browser.
+
+        Parameters
+        ----------
+        max_px
+            Longest side of each view in pixels.
+        legend
+            Draw class names, colours and scale bars.
+        whole
+            Draw the whole base scans instead of the present view.
+
+        Returns
+        -------
+        ndarray
+            ``(height, width, 3)`` uint8.
+        """
+        pictures = [viewer.snapshot(max_px, legend=legend, whole=whole) for viewer in self.viewers]
+        height = max(len(picture) for picture in pictures)
+        columns = []
+        for picture in pictures:
+            above = (height - len(picture)) // 2
+            rows = (above, height - len(picture) - above)
+            columns.append(np.pad(picture, (rows, (GAP_PX // 2, GAP_PX // 2), (0, 0)), constant_values=255))
+        return np.concatenate(columns, 1)[:, GAP_PX // 2 : -(GAP_PX // 2)]
+
+    def close(self) -> None:
+        """Close every view."""
+        for viewer in self.viewers:
+            viewer.close()
+        super().close()
+
+    def __repr__(self) -> str:
+        return " | ".join(repr(viewer) for viewer in self.viewers)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        data = super()._repr_mimebundle_(**kwargs)
+        still = encode_still(self.snapshot(STILL_PX, whole=True))
+        return {**(data or {}), "text/plain": repr(self), "image/png": still}
+
+
+def encode_still(picture: NDArray[np.uint8]) -> str:
+    """Return a picture for places without widgets as base64 PNG, its colours reduced to keep it light."""
+    import base64
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    still = Image.fromarray(picture).quantize(192, dither=Image.Dither.FLOYDSTEINBERG)
+    still.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 @cache

@@ -260,6 +260,35 @@ def test_views_are_linked_in_physical_units() -> None:
 
 
 @needs_build
+def test_lists_are_views_side_by_side_that_move_together() -> None:
+    red = Scan.from_array(np.full((800, 600, 3), (200, 30, 30), np.uint8), "yxc", spacing=0.25, unit="µm", name="he")
+    blue = Scan.from_array(np.full((60, 80, 3), (30, 30, 200), np.uint8), "yxc", spacing=2.5, unit="µm", name="ihc")
+    beside = widget.show([red], [blue, blue], height=300)
+    assert isinstance(beside, widget.SideBySide)
+    assert repr(beside) == "Viewer of he | Viewer of ihc, ihc 2"
+    left, right = beside.viewers
+    left.center, left.zoom = (400.0, 300.0), 0.5
+    assert right.center == pytest.approx((40, 30))
+    right.zoom = 10.0
+    assert left.zoom == pytest.approx(1)
+    assert {viewer.height for viewer in beside.viewers} == {300}
+    left.fit()
+    picture = beside.snapshot(400, legend=False)
+    # The first is 300 px wide and 400 high, the second, never enlarged, 80 by 60, in the middle of its height.
+    assert picture.shape == (400, 300 + widget.GAP_PX + 80, 3)
+    assert tuple(picture[200, 150]) == (200, 30, 30)
+    assert tuple(picture[200, 300 + widget.GAP_PX + 40]) == (30, 30, 200)
+    assert tuple(picture[10, 300 + widget.GAP_PX + 40]) == (255, 255, 255)
+    data = beside._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size[1] == 560
+    beside.close()
+    for wrong in ([[red], blue], [[red], []], [[red], [blue.replace(unit="s")]]):
+        with pytest.raises(BadValueError):
+            widget.show(*wrong)
+
+
+@needs_build
 def test_settings_change_by_name_and_snapshot_follows() -> None:
     slide = Scan.from_array(np.full((300, 400, 3), 250, np.uint8), "yxc", spacing=1, unit="µm", name="slide")
     scores = np.zeros((2, 30, 40), np.float32)
