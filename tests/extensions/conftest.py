@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -70,9 +70,6 @@ def run_server(folder: Path, home: Path) -> Iterator[Server]:
     """Run a Jupyter server on loopback that shows a folder and keeps its own files in another."""
     # The file that the wheel installs is what switches the extension on.
     shutil.copytree(EXTENSION / "jupyter_server_config.d", home / "config" / "jupyter_server_config.d")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     token = secrets.token_hex(16)
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -81,17 +78,16 @@ def run_server(folder: Path, home: Path) -> Iterator[Server]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(EXTENSION), os.environ.get("PYTHONPATH", "")]),
     }
     command = [
-        sys.executable, "-m", "jupyter_server", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        sys.executable, "-m", "jupyter_server", "--no-browser", "--ip=127.0.0.1", "--port=0",
         f"--ServerApp.base_url={PREFIX}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-        "--ServerApp.port_retries=0", "--ServerApp.jpserver_extensions=jupyterlab=False",
+        "--ServerApp.jpserver_extensions=jupyterlab=False",
         *(["--allow-root"] if os.geteuid() == 0 else []),
     ]  # fmt: skip
     log = home / "server.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
-        url = f"http://127.0.0.1:{port}{PREFIX}"
         try:
-            _wait_for(url, token, process, log)
+            url = _wait_for(home / "runtime", process, log)
             # What a Jupyter server without a password makes of its file.
             secret = hmac.digest((home / "runtime" / "jupyter_cookie_secret").read_bytes(), b"", "sha256")
             yield Server(url, token, folder, secret, process)
@@ -138,14 +134,17 @@ def phantom(server: Server) -> Path:
     return phantoms.write_slide(server.folder / "phantom.svs", image, tile=128, levels=(1, 2, 4), label=True)
 
 
-def _wait_for(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(runtime: Path, process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the server's address once it answers."""
+    said = runtime / f"jpserver-{process.pid}.json"
     for _ in range(240):
         if process.poll() is not None:
             break
         try:
-            if httpx.get(f"{url}api/status", headers={"Authorization": f"token {token}"}, timeout=5).is_success:
-                return
-        except httpx.TransportError:
+            url = str(json.loads(said.read_text())["url"])
+            if httpx.get(f"{url}api", timeout=5).is_success:
+                return url
+        except (OSError, ValueError, httpx.TransportError):
             pass
         time.sleep(0.25)
     raise RuntimeError(f"the Jupyter server did not start:\n{log.read_text()[-3000:]}")

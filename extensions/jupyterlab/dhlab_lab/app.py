@@ -7,6 +7,7 @@ from traitlets import Float, Int, List, Unicode
 
 from dhlab_lab import handlers, notebooks
 from dhlab_lab.access import Access
+from dhlab_lab.sockets import without_delay
 from dhlab_lab.views import Views
 from dhlab_lab.workers import Workers
 
@@ -45,6 +46,11 @@ class DHLab(ExtensionApp):
         self.handlers.extend(
             (pattern, handler, parts) for pattern, handler in (*handlers.HANDLERS, *notebooks.HANDLERS)
         )
+
+    def initialize_settings(self) -> None:
+        """Let the tiles of kernels travel without delay."""
+        if connection := self.settings.get("kernel_websocket_connection_class"):
+            self.settings["kernel_websocket_connection_class"] = without_delay(connection)
 
     async def stop_extension(self) -> None:
         """Close what is open when the server ends."""
