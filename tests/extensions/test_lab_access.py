@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from dhlab.io.openslide import associated_images
+from dhlab.io.pool import Stamp
 
 pytest.importorskip("dhlab_lab")
 from dhlab_lab.access import Access, Refused
+from dhlab_lab.views import File
 
 
 def status_of(error: pytest.ExceptionInfo[Refused]) -> int:
@@ -164,14 +166,16 @@ class TestAccess:
             with contextlib.suppress(Refused):
                 real = access.resolve(path)
                 assert real.is_relative_to(tmp_path)
-                access.identify(real, (1, 2))
+                access.identify(File(real, Stamp(1, 2)))
 
     def test_numbers_tell_files_and_their_states_apart(self, tmp_path) -> None:
         access = Access([], base="", secret=b"s", lifetime=60)
-        numbers = {access.identify(Path(p), s) for p in ("/a", "/b") for s in ((1, 2), (1, 3), (12, 3))}
-        assert len(numbers) == 6
+        files = [File(Path(p), Stamp(*s)) for p in ("/a", "/b") for s in ((1, 2), (1, 3), (12, 3))]
+        files += [File(files[0].path, files[0].stamp, other) for other in files]
+        numbers = {access.identify(file) for file in files}
+        assert len(numbers) == 12
         other = Access([], base="", secret=b"t", lifetime=60)
-        assert other.identify(Path("/a"), (1, 2)) not in numbers
+        assert other.identify(files[0]) not in numbers
         token, _ = access.sign("ann", "x")
         assert access.verify("ann", token) == "x"
         for user, key in (("bob", access), ("ann", other), ("", access)):

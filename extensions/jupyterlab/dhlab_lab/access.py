@@ -15,6 +15,8 @@ from tornado import web
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dhlab_lab.views import File
+
 __all__ = ["Access", "Refused"]
 
 DIGEST_BYTES = 18  # 24 letters in base64, no padding
@@ -83,9 +85,9 @@ class Access:
                 f"{', '.join(map(str, self.roots))}. Move it there, or add its folder to DHLab.allowed_roots.",
             )
 
-    def identify(self, path: Path, stamp: Sequence[int]) -> str:
+    def identify(self, file: File) -> str:
         """Return the number under which a file, as it is now, goes in addresses; it says nothing about the path."""
-        return self._digest("file", str(path), *map(str, stamp))
+        return self._digest("file", repr(file))
 
     def sign(self, user: str, file: str) -> tuple[str, int]:
         """Return a token for a user and a file's number, and when it runs out (seconds since 1970).

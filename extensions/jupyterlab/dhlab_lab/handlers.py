@@ -18,12 +18,12 @@ from dhlab import __version__
 from dhlab.errors import BadValueError, DHLabError, NotFoundError, UnknownNameError
 from dhlab.io.pool import Stamp
 from dhlab_lab.access import Access, Refused
+from dhlab_lab.views import File, View, Views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dhlab.view.tiles import Style
-    from dhlab_lab.views import View, Views
     from dhlab_lab.workers import Workers
 
 __all__ = ["HANDLERS", "ScansHandler", "ShapesHandler", "TileHandler", "ValuesHandler"]
@@ -82,7 +82,7 @@ class Handler(APIHandler):
 
 
 class ScansHandler(Handler):
-    """``POST dhlab/scans``: open a file and give a token for its tiles."""
+    """``POST dhlab/scans``: open a scan, or annotations, and give a token for its tiles or shapes."""
 
     @web.authenticated
     @authorized("read")  # type: ignore[untyped-decorator]
@@ -93,33 +93,39 @@ class ScansHandler(Handler):
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"token": token, "expires": expires, "layer": view.scene}))
 
-    def _wanted(self) -> tuple[str, Stamp | None]:
+    def _wanted(self) -> tuple[str, Stamp | None, str | None]:
         try:
             body = json.loads(self.request.body)
-            path, stamp = body["path"], body.get("stamp")
-            if not isinstance(path, str):
+            path, stamp, on = body["path"], body.get("stamp"), body.get("on")
+            if not isinstance(path, str) or not isinstance(on, str | None):
                 raise TypeError
-            return path, None if stamp is None else Stamp(*(int(n) for n in stamp))
+            return path, None if stamp is None else Stamp(*(int(n) for n in stamp)), on
         except (ValueError, TypeError, KeyError, AttributeError):
             raise Refused(
-                400, 'cannot understand what is asked; expected {"path": "…", "stamp": [size, mtime_ns] or null}.'
+                400,
+                'cannot understand what is asked; expected {"path": "…", "stamp": [size, mtime_ns] or null, "on": path '
+                "of the scan that it lies on, or null}.",
             ) from None
 
-    def _open(self, path: str, stamp: Stamp | None) -> tuple[str, View]:
-        from dhlab_lab.views import File
+    def _open(self, path: str, stamp: Stamp | None, on: str | None) -> tuple[str, View]:
+        file = self._find(path)
+        if stamp is not None and stamp != file.stamp:
+            raise Refused(409, f"{path} has changed since it was opened. Open it again with dhlab.open.")
+        if on is not None:
+            file = File(file.path, file.stamp, self._find(on))
+        number = self.access.identify(file)
+        return number, self.views.open(number, file)
 
+    def _find(self, path: str) -> File:
         real = self.access.resolve(path)
         try:
-            found = Stamp.of(real)
+            stamp = Stamp.of(real)
         except (NotFoundError, OSError) as error:
             raise Refused(404, f"nothing at {path}; expected a scan. Check the path.") from error
         if not (real.is_file() or real.is_dir()):
             # Opening a pipe would wait for ever.
             raise Refused(415, f"{path} is neither file nor folder; expected a scan.")
-        if stamp is not None and stamp != found:
-            raise Refused(409, f"{path} has changed since the scan was opened. Open it again with dhlab.open.")
-        number = self.access.identify(real, (found.size, found.changed_ns))
-        return number, self.views.open(number, File(real, found))
+        return File(real, stamp)
 
 
 class ViewHandler(Handler):
@@ -130,6 +136,23 @@ class ViewHandler(Handler):
         number = self.access.verify(self.user, token)
         view = self.views.fresh(number)
         return view if view is not None else await self.work(partial(self.views.reopen, number))
+
+    def is_known(self, asked: object) -> bool:
+        """Tell the browser to keep the answer, and return whether it has it already (and was told so).
+
+        What stands under an address never changes: its token is for one state of one file.
+        """
+        self._etag = f'"{zlib.crc32(repr(asked).encode()):08x}-{__version__}"'
+        self.set_header("Cache-Control", f"private, max-age={int(self.access.lifetime)}, immutable")
+        self.set_etag_header()
+        if self.check_etag_header():
+            self.set_status(304)
+            return True
+        return False
+
+    def compute_etag(self) -> str | None:
+        """Return what was found without a look at the bytes."""
+        return getattr(self, "_etag", None)
 
     def index(self) -> dict[str, int]:
         """Return the wanted position on further axes."""
@@ -157,21 +180,12 @@ class TileHandler(ViewHandler):
         view = await self.view(token)
         with refusals():
             request = view.tiles.request((int(level), int(row), int(column)), self._style(), self.index())
-        # What stands under an address never changes: its token is for one state of one file.
-        self._etag = f'"{zlib.crc32(repr(request).encode()):08x}-{__version__}"'
-        self.set_header("Cache-Control", f"private, max-age={int(self.access.lifetime)}, immutable")
-        self.set_etag_header()
-        if self.check_etag_header():
-            self.set_status(304)
+        if self.is_known(request):
             return
         tile = view.tiles.kept(request)
         if tile is None:
             tile = await self.work(partial(view.tiles.picture, request))
         self.finish(tile[0], set_content_type=tile[1])
-
-    def compute_etag(self) -> str | None:
-        """Return what was found without a look at the bytes."""
-        return getattr(self, "_etag", None)
 
     def _style(self) -> Style:
         from dhlab.view.tiles import Style
@@ -181,6 +195,29 @@ class TileHandler(ViewHandler):
             return Style(**given)
         except DHLabError as error:
             raise Refused(400, str(error)) from error
+
+
+class ShapesHandler(ViewHandler):
+    """``GET dhlab/shapes/{token}?cells=``: outlines of some cells; without cells, where all shapes are."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, token: str) -> None:
+        """Answer numbers as `dhlab.view.shapes.pack` writes them."""
+        shapes = (await self.view(token)).shapes
+        cells = self._cells()
+        if self.is_known(cells):
+            return
+        data = await self.work(shapes.catalogue if cells is None else partial(shapes.outlines, cells))
+        self.finish(data, set_content_type="application/octet-stream")
+
+    def _cells(self) -> list[int] | None:
+        text = self.get_query_argument("cells", None)
+        try:
+            # A cell that is asked for twice is sent once.
+            return None if text is None else list(dict.fromkeys(map(int, text.split(","))))
+        except ValueError:
+            raise Refused(400, f"cells={text!r}; expected whole numbers with commas.") from None
 
 
 class ValuesHandler(ViewHandler):
@@ -197,27 +234,6 @@ class ValuesHandler(ViewHandler):
         values = await self.work(partial(read_values, view.tiles.scan, y, x, index=self.index()))
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"values": [value if math.isfinite(value) else None for value in values]}))
-
-
-class ShapesHandler(ViewHandler):
-    """``GET dhlab/shapes/{token}?cells=``: where all shapes are, or the outlines of some cells, as packed numbers."""
-
-    @web.authenticated
-    @authorized
-    async def get(self, token: str) -> None:
-        """Answer the bytes of `dhlab.view.shapes.ShapeSource`."""
-        shapes = (await self.view(token)).shapes
-        cells = self.get_query_argument("cells", None)
-        if cells is None:
-            data = await self.work(shapes.catalogue)
-        else:
-            try:
-                numbers = [int(cell) for cell in cells.split(",")]
-            except ValueError:
-                raise Refused(400, f"cells={cells[:40]!r}; expected numbers with commas between.") from None
-            data = await self.work(partial(shapes.outlines, numbers))
-        self.set_header("Cache-Control", f"private, max-age={int(self.access.lifetime)}, immutable")
-        self.finish(data, set_content_type="application/octet-stream")
 
 
 @contextmanager
@@ -238,6 +254,6 @@ def refusals() -> Iterator[None]:
 HANDLERS = (
     (r"dhlab/scans", ScansHandler),
     (rf"dhlab/tiles/{TOKEN}/{NUMBER}/{NUMBER}/{NUMBER}", TileHandler),
-    (rf"dhlab/values/{TOKEN}", ValuesHandler),
     (rf"dhlab/shapes/{TOKEN}", ShapesHandler),
+    (rf"dhlab/values/{TOKEN}", ValuesHandler),
 )

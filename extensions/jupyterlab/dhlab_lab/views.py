@@ -40,29 +40,34 @@ class File:
         Its real place.
     stamp
         Size and time of change.
+    on
+        The scan that it lies on, if it is not shown alone.
     """
 
     path: Path
     stamp: Stamp
+    on: File | None = None
 
     def check(self) -> None:
-        """Refuse (410) a file that has changed or gone."""
+        """Refuse (410) a file that has changed or gone, or whose scan has."""
         try:
             self.stamp.check(self.path)
         except (NotFoundError, BadFileError) as error:
             raise Refused(410, str(error)) from error
+        if self.on is not None:
+            self.on.check()
 
 
 @dataclass
 class View:
-    """An open scan, or annotations.
+    """Something that is open.
 
     Parameters
     ----------
     layer
-        It, with its tiles or shapes.
+        The scan with its tiles, or the annotations with their shapes.
     scene
-        What the browser must know of it before it asks for them.
+        What the browser must know before it asks for them.
     checked
         When its file was looked at last (`time.monotonic`).
     """
@@ -73,26 +78,26 @@ class View:
 
     @property
     def tiles(self) -> TileSource:
-        """The tiles of a scan; annotations are refused (404)."""
+        """The pixels of a scan; 404 if this is none."""
         if self.layer.tiles is None:
-            raise Refused(404, f"{self.layer.name} are annotations, which have no tiles; ask for their shapes.")
+            raise Refused(404, f"{self.layer.name} holds shapes and no pixels; expected a scan.")
         return self.layer.tiles
 
     @property
     def shapes(self) -> ShapeSource:
-        """The shapes of annotations; scans are refused (404)."""
+        """The shapes of annotations; 404 if this is a scan."""
         if self.layer.shapes is None:
-            raise Refused(404, f"{self.layer.name} is a scan, which has no shapes; ask for its tiles.")
+            raise Refused(404, f"{self.layer.name} holds pixels and no shapes; expected annotations.")
         return self.layer.shapes
 
 
 class Views:
-    """Open scans by the numbers of their files, the one used last kept longest. Safe between threads.
+    """What is open, by the numbers of the files, the one used last kept longest. Safe between threads.
 
     Parameters
     ----------
     most_open
-        Scans kept open.
+        Files kept open.
     budget
         Bytes of tiles kept in memory, shared equally by the open scans.
     """
@@ -104,12 +109,12 @@ class Views:
         self._lock = Lock()
 
     def open(self, number: str, file: File) -> View:
-        """Return the open scan of a file, to be known by a number from now on; reads from disk.
+        """Return a file's view, to be known by a number from now on; reads from disk.
 
         Raises
         ------
         Refused
-            415 if it is no image or cannot be read as one, 410 if it has changed.
+            415 if it cannot be read as scan or annotations, 410 if it has changed.
         """
         view = self._open.get_or_make(number, partial(_open, file, self._budget), lambda _: 1)
         file.check()
@@ -122,7 +127,7 @@ class Views:
         return view
 
     def reopen(self, number: str) -> View:
-        """Return the open scan of a known number after a look at its file; reads from disk.
+        """Return the view of a known number after a look at its file; reads from disk.
 
         Raises
         ------
@@ -137,12 +142,12 @@ class Views:
         return self.open(number, file)
 
     def fresh(self, number: str) -> View | None:
-        """Return an open scan whose file was looked at a moment ago, or None; takes no time."""
+        """Return a view whose file was looked at a moment ago, or None; takes no time."""
         view: View | None = self._open.get(number)
         return view if view is not None and time.monotonic() < view.checked + FRESH_S else None
 
     def close(self) -> None:
-        """Close every scan."""
+        """Close every file."""
         self._open.clear()
         with self._lock:
             self._files.clear()
@@ -150,18 +155,22 @@ class Views:
 
 def _open(file: File, budget: int) -> View:
     import dhlab
+    from dhlab.annotations.geojson import geojson_offset
     from dhlab.view.scene import describe_layer
     from dhlab.view.tiles import TileSource
     from dhlab.view.viewer import Layer
 
-    name = file.path.name
     try:
-        if name.lower().endswith(GEOJSON):
-            layer = Layer.of(dhlab.Annotations.from_geojson(file.path), id=0, name=name)
+        base = None if file.on is None else dhlab.open(file.on.path)
+        if file.path.name.lower().endswith(GEOJSON):
+            offset = (0.0, 0.0) if base is None else geojson_offset(base)
+            shapes = dhlab.Annotations.from_geojson(file.path, offset=offset, parent=base)
+            layer = Layer.of(shapes, id=0, name=file.path.name)
         else:
             scan = dhlab.open(file.path)
             layer = Layer(0, scan.name, scan, TileSource(scan, budget=budget))
-        return View(layer, describe_layer(layer, None) | {"base": layer.tiles is not None})
+        alone = base is None and layer.tiles is not None
+        return View(layer, describe_layer(layer, base) | {"base": alone})
     except NotFoundError as error:
         raise Refused(410, str(error)) from error
     except (DHLabError, OSError) as error:
