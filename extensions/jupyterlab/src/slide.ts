@@ -20,10 +20,10 @@ export async function openSlide(wanted: Wanted): Promise<(element: HTMLElement) 
   if (!server) throw new Error("this page does not say which Jupyter server it belongs to; reload it.");
   const layers: LayerScene[] = [];
   const transport = new HttpTransport(server, (id) => layers.find((layer) => layer.id === id)?.source ?? null);
-  const open = (one: string): Promise<LayerScene> => transport.open({ path: one, stamp: null });
+  const open = (one: string, on?: string): Promise<LayerScene> => transport.open({ path: one, stamp: null, ...(on && { on }) });
   layers.push({ ...(await open(path)), id: 0, base: true });
   const faults: string[] = [];
-  for (const one of await Promise.allSettled(annotations.map(open))) {
+  for (const one of await Promise.allSettled(annotations.map((one) => open(one, path)))) {
     if (one.status === "fulfilled") layers.push({ ...one.value, id: layers.length, base: false });
     else faults.push((one.reason as Error).message);
   }

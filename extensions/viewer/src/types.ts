@@ -35,6 +35,8 @@ export interface TileInfo {
 export interface LayerSource {
   path: string;
   stamp: [string, string] | null;
+  /** The slide that it lies on, in whose pixels it is wanted. */
+  on?: string;
 }
 
 /** One thing in the viewer; scale and offset place it in level-0 pixels of the base, along y and x. */
