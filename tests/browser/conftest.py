@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ FLAGS = [
 
 @dataclass(frozen=True)
 class Lab:
-    """A running JupyterLab: address with prefix, token, and the folder that it serves."""
+    """A running JupyterLab: address with prefix, token, the folder that it serves, and its process."""
 
     url: str
     token: str
     folder: Path
+    process: subprocess.Popen[bytes]
 
     def write(self, name: str, cells: list[str]) -> None:
         """Put a notebook into the folder."""
@@ -148,12 +150,9 @@ class Cell(Stage):
         return text
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Start JupyterLab on loopback below a prefix, with a token, and stop it in the end."""
-    pytest.importorskip("jupyterlab", reason="needs JupyterLab (the extra 'lab')")
-    folder = tmp_path_factory.mktemp("lab")
-    home = tmp_path_factory.mktemp("home")
+@contextmanager
+def run_lab(folder: Path, home: Path) -> Iterator[Lab]:
+    """Run JupyterLab on loopback below a prefix, with a token; it shows a folder and keeps its own files in another."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -189,7 +188,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         url = f"http://127.0.0.1:{port}{PREFIX}"
         try:
             _wait_for(url, token, server, log)
-            yield Lab(url, token, folder)
+            yield Lab(url, token, folder, server)
         finally:
             server.terminate()
             try:
@@ -210,6 +209,14 @@ def _wait_for(url: str, token: str, server: subprocess.Popen[bytes], log: Path) 
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Start JupyterLab for all tests, and stop it in the end."""
+    pytest.importorskip("jupyterlab", reason="needs JupyterLab (the extra 'lab')")
+    with run_lab(tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ export class ViewerView {
     this.panel.apply(this.settings, this.index);
     this.resized();
     // For tests and for those who want to script the page.
-    Object.assign(this.root, { dhlab: { map: this.map, frame: this.frame } });
+    Object.assign(this.root, { dhlab: { map: this.map, frame: this.frame, transport } });
   }
 
   close(): void {
