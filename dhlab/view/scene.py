@@ -11,6 +11,7 @@ from dhlab.display import class_color
 from dhlab.io.opened import file_of
 from dhlab.view.layers import LENGTHS, locate, shapes_of
 from dhlab.view.tiles import COLOR_MAPS, class_names, color_map
+from dhlab.view.traces import TraceLevel
 
 if TYPE_CHECKING:
     from dhlab.scan import Scan
@@ -35,10 +36,14 @@ def describe_layer(layer: Layer, base: Scan | None) -> dict[str, Any]:
     -------
     dict
         JSON-compatible. ``id``, ``name``, ``base``, ``kind``, ``scale`` and ``offset`` (y, x), ``classes``,
-        ``revision``; of scans also ``info`` of its `TileSource`, ``maps`` (colours along each colour map), ``display``
-        (values at the ends of its range), ``modality`` (as DICOM names it, or empty), ``metre`` (length of its unit,
-        None if unknown), and ``source`` (``path`` and ``stamp`` of the file whose plain `open` gives the same pixels,
-        else None); of annotations also ``count``.
+        ``revision``; of annotations also ``count``; of scans also
+
+        - ``info`` of its `TileSource`, ``maps`` (colours along each colour map),
+        - ``display`` (values at the ends of its range), ``modality`` (as DICOM names it, or empty),
+        - ``metre`` (length of its unit, None if unknown),
+        - ``traces`` (of pages of a signal: ``start`` of its time axis in pixels, length of a ``page`` in its unit),
+        - ``source`` (``path`` and ``stamp`` of the file whose plain `open` gives the same pixels, else None; the
+          numbers of the stamp as text, because JavaScript has not enough digits).
 
     Raises
     ------
@@ -74,8 +79,17 @@ def describe_layer(layer: Layer, base: Scan | None) -> dict[str, Any]:
         "modality": str(thing.meta.get("modality") or ""),
         "metre": LENGTHS.get(thing.unit),
         "info": layer.tiles.info(),
+        "traces": _traces(thing),
         "source": {"path": str(file.path), "stamp": [str(n) for n in file.stamp]} if file else None,
     }
+
+
+def _traces(scan: Scan) -> dict[str, float] | None:
+    """Return where traces begin on a page, in pixels, and how long a page is, if that is what a scan shows."""
+    level = scan.levels[0]
+    if not isinstance(level, TraceLevel):
+        return None
+    return {"start": level.shape[2] - level.pages.plot_width(0), "page": scan.spacing[0]}
 
 
 def _color_stops() -> dict[str, list[list[int]]]:

@@ -15,7 +15,7 @@ from dhlab.scan import Scan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TracePages", "as_pages"]
+__all__ = ["TraceLevel", "TracePages", "as_pages"]
 
 # What is read at once: ten seconds, as recordings are paged at the bedside; or so many samples where time is unknown.
 PAGE_S, PAGE_SAMPLES = 10.0, 2000
@@ -206,7 +206,7 @@ def _write(
 
     text = text.encode("ascii", "replace").decode()  # cv2's letters
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1, 1)
-    scale = min(picture.shape[1] / 2200, 0.85 * room / max(1, width), 0.5 * row / height)
+    scale = min(picture.shape[1] / 1600, 0.85 * room / max(1, width), 0.5 * row / height)
     if scale < 0.15:
         return
     x = place[0] - round(width * scale / 2) * middle

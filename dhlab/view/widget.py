@@ -216,9 +216,12 @@ class SideBySide(ipywidgets.HBox):  # type: ignore[misc] # ipywidgets ships no t
 
     def __init__(self, viewers: Sequence[ViewerWidget]) -> None:
         self.viewers = tuple(viewers)
-        for viewer in self.viewers:
-            viewer.layout = ipywidgets.Layout(flex="1 1 0", min_width="0", width="auto")
-        super().__init__(children=self.viewers, layout=ipywidgets.Layout(width="100%"))
+        column = {"flex": "1 1 0", "min_width": "0", "width": "auto"}
+        columns = [
+            ipywidgets.VBox([ipywidgets.Label(viewer.base.name), viewer], layout=ipywidgets.Layout(**column))
+            for viewer in self.viewers
+        ]
+        super().__init__(columns, layout=ipywidgets.Layout(width="100%"))
 
     def snapshot(self, max_px: int = 1200, *, legend: bool = True, whole: bool = False) -> NDArray[np.uint8]:
         """Draw what is shown as one picture, in Python, without the browser.

@@ -57,6 +57,8 @@ export interface LayerScene {
   revision?: number;
   /** Values at the ends of the display range that was found in the data. */
   display?: [number, number];
+  /** Of pages of a signal: where its time axis begins, in pixels, and how long a page is. */
+  traces?: { start: number; page: number } | null;
   /** As DICOM names it: "CT" has windows that everybody knows. */
   modality?: string;
 }

@@ -25,6 +25,8 @@ import { isPlain, type LayerScene, type LayerSettings, type Model, type Settings
 
 const KEEP_MS = 150;
 const BAR_PX = 110;
+const NARROW_PX = 600;
+const TOOLS_PX = 46;
 const OVERVIEW_PX = 140;
 const MOST_ZOOM = 16;
 
@@ -65,6 +67,7 @@ export class ViewerView {
   private index: Record<string, number>;
   private keep: ReturnType<typeof setTimeout> | undefined;
   private fitted = true;
+  private measured = false;
   private placed: boolean;
   private storing = false;
   private following = false;
@@ -160,12 +163,13 @@ export class ViewerView {
     if (!extent) return;
     this.stage.focus();
     const [width = 0, height = 0] = this.map.getSize() ?? [];
-    this.view.fit(extent, { padding: [height / 4, width / 4, height / 4, width / 4], minResolution: 0.5, duration: glide(300) });
+    this.view.fit(extent, { padding: [height / 4, width / 4, height / 4, width / 4], minResolution: 0.5, duration: 300 });
   }
 
   /** Take over which layers there are, and those whose thing was replaced. */
   private applyScene(scene: LayerScene[]): void {
     this.settings = this.model.get("settings") as Settings;
+    const before = this.layers.length;
     const left = new Set(this.layers);
     this.layers = scene.map((layer) => {
       const known = this.layers.find((one) => one.scene.id === layer.id);
@@ -178,7 +182,14 @@ export class ViewerView {
     this.map.setLayers(this.layers.map((layer) => layer.layer as BaseLayer));
     this.hover(null);
     this.panel.list(scene);
+    if (scene.length > before) this.showPanel();
     this.refresh();
+  }
+
+  /** Show the list of layers where there is something to choose, and room beside the stage. */
+  private showPanel(): void {
+    const useful = this.layers.length > 1 || this.panel.useful;
+    this.panel.element.hidden = !useful || this.root.clientWidth < NARROW_PX;
   }
 
   private makeLayer(layer: LayerScene): RasterLayer | ShapesLayer {
@@ -214,7 +225,7 @@ export class ViewerView {
   private small: RasterLayer | undefined;
 
   private lay(el: HTMLElement): void {
-    const tools = make("div", { class: "dhv-tools", role: "group", "aria-label": "View" });
+    const tools = make("div", { class: "dhv-tools", role: "toolbar", "aria-label": "View" });
     tools.append(
       button("Zoom in", "plus", () => this.zoomBy(2), "+"),
       button("Zoom out", "minus", () => this.zoomBy(0.5), "-"),
@@ -236,7 +247,7 @@ export class ViewerView {
     this.stage.append(tools, this.status, this.alert, this.tip, this.help.element);
     this.root.append(this.stage, this.panel.element);
     this.setHeight();
-    this.panel.element.hidden = this.layers.length === 1 && !this.panel.useful;
+    this.root.classList.toggle("dhv-traces", Boolean(this.frame.base.traces));
     el.append(this.root);
   }
 
@@ -313,17 +324,19 @@ export class ViewerView {
 
   private zoomBy(factor: number): void {
     const resolution = (this.view.getResolution() ?? 1) / factor;
-    this.view.animate({ resolution: this.view.getConstrainedResolution(resolution), duration: glide(200) });
+    this.view.animate({ resolution: this.view.getConstrainedResolution(resolution), duration: 200 });
   }
 
   private rotateBy(degrees: number): void {
-    this.view.animate({ rotation: this.view.getRotation() + (degrees * Math.PI) / 180, duration: glide(250) });
+    this.view.animate({ rotation: this.view.getRotation() + (degrees * Math.PI) / 180, duration: 250 });
   }
 
   private fit(): void {
     this.view.setRotation(0);
     this.placed = false;
-    this.view.fit(this.frame.extent, { padding: [8, 8, 8, 8], minResolution: 1 / MOST_ZOOM });
+    // The names of traces stand at the left edge, where the tools are.
+    const left = this.frame.base.traces ? TOOLS_PX : 8;
+    this.view.fit(this.frame.extent, { padding: [8, 8, 8, left], minResolution: 1 / MOST_ZOOM });
     this.fitted = true;
   }
 
@@ -441,6 +454,10 @@ export class ViewerView {
   private resized(): void {
     // The new size may itself shift the view.
     const fitted = this.fitted;
+    if (!this.measured && this.root.clientWidth) {
+      this.measured = true;
+      this.showPanel();
+    }
     this.map.updateSize();
     const [width = 0, height = 0] = this.map.getSize() ?? [];
     if (!width || !height) return;
@@ -474,8 +491,14 @@ export class ViewerView {
     const lengths = metre
       ? ` · ${sayLength(y * spacing[0], unit, metre, 4)}, ${sayLength(x * spacing[1], unit, metre, 4)}`
       : "";
-    this.place.textContent = pixels + lengths;
-    this.probe.read(event.pixel, [y, x], this.index);
+    const { traces } = this.frame.base;
+    if (traces) {
+      const time = (this.index.t ?? 0) * traces.page + (x - traces.start) * spacing[1];
+      this.place.textContent = x < traces.start ? "" : `${tidy(time, 4)} ${unit}`;
+    } else {
+      this.place.textContent = pixels + lengths;
+      this.probe.read(event.pixel, [y, x], this.index);
+    }
     if (event.dragging) {
       this.probe.leave();
       this.hover(null);
@@ -518,11 +541,6 @@ export class ViewerView {
     this.alertText.textContent = message;
     this.alert.hidden = false;
   }
-}
-
-/** A time in ms; none for those who asked their system for less motion. */
-function glide(duration: number): number {
-  return matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : duration;
 }
 
 /** Whether a layer can show another thing as it stands. */
