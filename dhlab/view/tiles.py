@@ -325,10 +325,11 @@ class TileSource:
         data = None if stored is None else stored.stored_tile(row, column, at)
         if data is not None:
             return data, "image/jpeg"
-        rgba = to_rgba(self._read_tile(place, at), self.scan, style=style, display=self.display)
+        plane = self._read_tile(place, at)
         if self.scan.kind == "image":
-            return encode_jpeg(self._bleed(rgba[..., :3], place)), "image/jpeg"
-        return encode_png(rgba), "image/png"
+            rgb = _paint(plane, self.scan, _styled(self.display, style, self.scan))
+            return encode_jpeg(self._bleed(rgb, place)), "image/jpeg"
+        return encode_png(to_rgba(plane, self.scan, style=style, display=self.display)), "image/png"
 
     def _read_tile(self, place: tuple[int, int, int], at: tuple[int, ...]) -> NDArray[Any]:
         level, row, column = place
@@ -365,6 +366,10 @@ class TileSource:
             min(side, math.ceil((n - (at * side << level)) / 2**level))
             for n, at, side in zip(self.shape, corner, sides, strict=True)
         ]
+        if inside == list(sides):
+            return rgb
+        # The pixels may be those of a plane that is kept.
+        rgb = rgb.copy()
         rgb[inside[0] :] = rgb[inside[0] - 1]
         rgb[:, inside[1] :] = rgb[:, inside[1] - 1, None]
         return rgb
@@ -656,22 +661,33 @@ def to_rgba(
         If there is no such channel.
     """
     style = style or Style()
-    display = display or default_display(scan)
-    low = display.low if style.low is None else style.low
-    high = display.high if style.high is None else style.high
-    channel = display.channel if style.channel is None else style.channel
-    if channel is not None and not 0 <= channel < max(1, len(scan.channels)):
-        raise BadValueError(f"channel {channel} of {scan.name!r}; expected 0 to {len(scan.channels) - 1}.")
+    display = _styled(display or default_display(scan), style, scan)
     rgba = np.full((*plane.shape[:2], 4), 255, np.uint8)
     if scan.kind == "heatmap":
-        _color_scores(plane, scan, replace(style, channel=channel, low=low, high=high), rgba)
+        style = replace(style, channel=display.channel, low=display.low, high=display.high)
+        _color_scores(plane, scan, style, rgba)
         return rgba
-    # The one colour path takes the scan's own order of axes.
-    own = np.moveaxis(plane, -1, scan.axes.replace("t", "").replace("z", "").index("c")) if plane.ndim == 3 else plane
-    rgba[..., :3] = to_rgb(own, scan, replace(display, low=low, high=high, channel=channel))
+    rgba[..., :3] = _paint(plane, scan, display)
     if is_exact(scan) and plane.ndim == 2:
         rgba[..., 3] = np.where(plane != 0, 255, 0)
     return rgba
+
+
+def _styled(display: Display, style: Style, scan: Scan) -> Display:
+    """Return a display with what a style changes."""
+    channel = display.channel if style.channel is None else style.channel
+    if channel is not None and not 0 <= channel < max(1, len(scan.channels)):
+        raise BadValueError(f"channel {channel} of {scan.name!r}; expected 0 to {len(scan.channels) - 1}.")
+    low = display.low if style.low is None else style.low
+    high = display.high if style.high is None else style.high
+    return Display(low, high, channel)
+
+
+def _paint(plane: NDArray[Any], scan: Scan, display: Display) -> NDArray[np.uint8]:
+    """Colour a plane, channels last, as ``(rows, columns, 3)`` uint8; RGB is returned as it is, not copied."""
+    # The one colour path takes the scan's own order of axes.
+    own = np.moveaxis(plane, -1, scan.axes.replace("t", "").replace("z", "").index("c")) if plane.ndim == 3 else plane
+    return to_rgb(own, scan, display)
 
 
 def _color_scores(plane: NDArray[Any], scan: Scan, style: Style, rgba: NDArray[np.uint8]) -> None:

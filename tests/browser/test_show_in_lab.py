@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dhlab.display import class_color
 
@@ -210,4 +211,60 @@ print(len(zones))
     assert cell.viewer.locator(".dhv-alert").is_hidden()
     # The server is asked first, refuses what lies outside its root, and the kernel sends the tiles.
     assert all("status of 40" in error for error in watch.errors), watch.errors
+    assert watch.external == []
+
+
+def test_a_volume_is_windowed_leafed_through_measured_and_kept(open_cell, watch, tmp_path) -> None:
+    cell = open_cell(
+        """
+import numpy as np
+import dhlab as dh
+z, y, x = np.mgrid[:6, :300, :400]
+# Air, a brain of 30 HU on the left, bone of 900 HU on the right; each slice adds 10 HU to the brain.
+head = np.where(x < 200, 30 + 10 * (z - 3), np.where(y < 150, 900, -1000)).astype(np.int16)
+ct = dh.Scan.from_array(head, "zyx", spacing=(5.0, 0.5, 0.5), unit="mm", name="ct").replace(meta={"modality": "CT"})
+""",
+        "viewer = dh.show(ct, height=420)\nviewer",
+        "print(viewer.settings['0']['low'], viewer.settings['0']['high'], viewer.index)",
+    )
+    window = cell.viewer.get_by_label("Window of ct", exact=True)
+    window.select_option("Brain")
+    cell.settle()
+    # Level 40, width 80: 30 HU is three eighths of the way to white.
+    assert near(cell.color(150, 100), (96, 96, 96), 4)
+    assert near(cell.color(75, 300), (255, 255, 255), 4)
+    assert near(cell.color(225, 300), (0, 0, 0), 4)
+    cell.stage.focus()
+    cell.page.keyboard.press("PageUp")
+    cell.settle()
+    assert near(cell.color(150, 100), (128, 128, 128), 4)
+    cell.move(75, 300)
+    cell.page.wait_for_function("() => document.querySelector('.dhv-pixel').textContent === '900 HU'", timeout=10_000)
+
+    # The right button drags the window, and no menu comes.
+    x, y = cell.move(150, 100)
+    cell.page.mouse.down(button="right")
+    cell.page.mouse.move(x + 200, y, steps=5)
+    cell.page.mouse.up(button="right")
+    cell.settle()
+    assert cell.page.locator(".lm-Menu:visible").count() == 0
+    low, high, place = cell.run(2).split(" ", 2)
+    assert (float(low), float(high), place) == (-40, 120, "{'z': 4}")
+    assert near(cell.color(150, 100), (128, 128, 128), 4)
+    assert window.input_value() == ""
+
+    with cell.page.expect_download() as download:
+        cell.viewer.get_by_label("Save the view as PNG").click()
+    download.value.save_as(tmp_path / "view.png")
+    picture = np.asarray(Image.open(tmp_path / "view.png").convert("RGB")).astype(int)
+    assert picture.shape[:2] == tuple(round(cell.stage.bounding_box()[side]) for side in ("height", "width"))
+    row, column = (round(v) for v in cell.place(150, 100))
+    assert near(picture[row, column], (128, 128, 128), 4)
+    assert download.value.suggested_filename == "ct.png"
+    cell.stage.focus()
+    cell.page.keyboard.press("?")
+    assert "Window (across) and level" in cell.viewer.get_by_role("dialog").inner_text()
+    cell.page.keyboard.press("Escape")
+    assert cell.viewer.get_by_role("dialog").count() == 0
+    assert watch.errors == []
     assert watch.external == []

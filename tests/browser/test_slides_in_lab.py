@@ -157,6 +157,17 @@ def test_a_notebook_from_a_slide_shows_it_over_http_and_tells_when_its_kernel_ha
     assert len(tiles(watch)) > before, "the server sends them, not the kernel"
     assert stage.viewer.locator(".dhv-alert").is_hidden()
 
+    # A token that has run out is asked for anew, and nobody notices.
+    opened = watch.own.count("POST dhlab/scans")
+    page.route("**/dhlab/tiles/**", lambda route: route.fulfill(status=410, body="{}"), times=1)
+    page.keyboard.press("Escape")
+    stage.stage.focus()
+    for _ in range(3):
+        page.keyboard.press("+")
+        stage.settle()
+    assert watch.own.count("POST dhlab/scans") == opened + 1
+    assert stage.viewer.locator(".dhv-alert").is_hidden()
+
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:restart-kernel')")
     page.click(".jp-Dialog button:has-text('Restart')")
     stage.viewer.locator(".dhv-alert:not([hidden])").wait_for(timeout=60_000)
@@ -191,6 +202,20 @@ def test_folders_damaged_files_and_curated_notebooks(page, lab, cases, watch, op
     stage.viewer.evaluate("({ dhlab: { map, frame } }) => map.getView().setCenter(frame.toWorld(900, 900))")
     stage.settle()
     assert np.abs(stage.color(900, 900) - (150, 70, 160)).max() < 14
+
+    # Another slide takes its place on disk: said again, and shown on demand.
+    page.wait_for_timeout(1200)
+    tifffile = pytest.importorskip("tifffile")
+    green = np.full((4096, 4096, 3), (60, 160, 80), np.uint8)
+    tifffile.imwrite(cases / "damaged.tif", green, photometric="rgb", compression="jpeg", tile=(512, 512))
+    stage.viewer.get_by_label("Dismiss").click()
+    stage.viewer.evaluate("({ dhlab: { map, frame } }) => map.getView().setCenter(frame.toWorld(900, 3500))")
+    alert.wait_for(timeout=30_000)
+    assert "has changed" in alert.inner_text()
+    alert.get_by_text("Try again").click()
+    page.wait_for_selector(".dhlab-viewer:visible:not([data-ready])", state="detached", timeout=30_000)
+    stage = open_stage()
+    assert np.abs(stage.color(900, 3500) - (60, 160, 80)).max() < 14
 
     # A card in the launcher opens a copy here.
     page.evaluate("() => window.jupyterapp.commands.execute('launcher:create', { cwd: 'cases' })")

@@ -174,6 +174,19 @@ def test_strips_and_stacks_of_jpeg(tmp_path) -> None:
     assert TileSource(dh.open(tmp_path / "strips.tif")).info()["tiles"][0] == [512, 512]
 
 
+def test_tiles_do_not_depend_on_what_was_asked_before() -> None:
+    scan = Scan.from_array(smooth(1901, 1103), "yxc", pyramid=False, fill=255)
+    places = [
+        (level, row, column)
+        for level in range(7)
+        for row in range(TileSource(scan, tile=32).grid_shape(level)[0])
+        for column in range(TileSource(scan, tile=32).grid_shape(level)[1])
+    ][::3]
+    up, down = TileSource(scan, tile=32), TileSource(scan, tile=32)
+    rising = {place: up.encode(*place) for place in places}
+    assert all(down.encode(*place) == rising[place] for place in reversed(places))
+
+
 def test_anisotropic_pixels_become_square() -> None:
     array = smooth(60, 300)
     source = TileSource(Scan.from_array(array, "yxc", spacing=(5.0, 1.0), unit="mm"), tile=512)

@@ -19,6 +19,8 @@ const CT_WINDOWS: Record<string, Range> = {
 };
 const STEPS = 500;
 const WAIT_MS = 60;
+// A drag of this length doubles the width of the window.
+const DRAG_PX = 200;
 
 /** Add the controls to a layer's card; the function returned shows settings that were changed elsewhere. */
 export function contrastControls(layer: LayerScene, body: HTMLElement, change: Change): (settings: LayerSettings) => void {
@@ -52,7 +54,8 @@ export function contrastControls(layer: LayerScene, body: HTMLElement, change: C
     const picked = windows[select.value];
     if (picked) change({ low: picked[0], high: picked[1] });
   });
-  body.append(row("Window", select));
+  const said = make("output", { class: "dhv-window", "aria-label": `Level and width of the window of ${layer.name}` });
+  body.append(row("Window", select), said);
   return (settings) => {
     const now = { low: settings.low ?? low, high: settings.high ?? high };
     for (const { end, input, output } of inputs) {
@@ -62,6 +65,7 @@ export function contrastControls(layer: LayerScene, body: HTMLElement, change: C
     const known = Object.entries(windows).find(([, [a, b]]) => Math.abs(a - now.low) + Math.abs(b - now.high) < step / 2);
     select.value = known?.[0] ?? "";
     free.hidden = known !== undefined;
+    said.textContent = `level ${tidy((now.low + now.high) / 2)}, width ${tidy(now.high - now.low)}`;
   };
 }
 
@@ -69,11 +73,14 @@ export function contrastControls(layer: LayerScene, body: HTMLElement, change: C
 export function dragWindow(
   stage: HTMLElement, { display: [low, high], read, change }: { display: Range; read(): LayerSettings; change: Change },
 ): void {
-  const gain = (high - low || 1) / 300;
   let start: { x: number; y: number; level: number; width: number } | null = null;
   let asked = 0;
   const begins = (event: PointerEvent): boolean => event.button === 2 || (event.button === 0 && event.shiftKey && !event.altKey);
-  stage.addEventListener("contextmenu", (event) => event.preventDefault());
+  stage.addEventListener("contextmenu", (event) => {
+    event.preventDefault();
+    // JupyterLab has a menu of its own.
+    event.stopPropagation();
+  });
   stage.addEventListener(
     "pointerdown",
     (event) => {
@@ -81,13 +88,15 @@ export function dragWindow(
       // OpenLayers would draw its zoom box.
       event.stopPropagation();
       const { low: a = low, high: b = high } = read();
-      start = { x: event.clientX, y: event.clientY, level: (a + b) / 2, width: b - a };
+      start = { x: event.clientX, y: event.clientY, level: (a + b) / 2, width: b - a || 1 };
       stage.setPointerCapture(event.pointerId);
     },
     { capture: true },
   );
   stage.addEventListener("pointermove", (event) => {
     if (!start) return;
+    // A narrow window is set finely, a wide one quickly.
+    const gain = start.width / DRAG_PX;
     const width = Math.max(gain, start.width + (event.clientX - start.x) * gain);
     const level = start.level + (event.clientY - start.y) * gain;
     cancelAnimationFrame(asked);

@@ -12,6 +12,8 @@ export interface Opened {
 // The token has run out, the server was started anew, or the file was replaced: asked again it tells which.
 const ASK_AGAIN = [403, 410];
 const BUSY = 503;
+// Nothing of the server's own: it is down, or a proxy before it answers in its place.
+const AWAY = [0, 500, 502, 504];
 const WAITS_MS = [250, 500, 1000, 2000];
 
 export class HttpTransport implements Transport {
@@ -72,6 +74,7 @@ export class HttpTransport implements Transport {
       try {
         return await this.server.get(path, signal);
       } catch (error) {
+        if (error instanceof ServerError && AWAY.includes(error.status)) throw new Refused(error.message);
         if (wait === null || !(error instanceof ServerError) || error.status !== BUSY) throw error;
         await new Promise((done) => setTimeout(done, wait));
       }

@@ -58,12 +58,13 @@ function said(parts: string[]): string {
   return parts.filter(Boolean).join(" · ");
 }
 
-function name({ kind, classes, name: title }: LayerScene, stored: (number | null)[]): string {
+function name({ kind, classes, name: title, modality }: LayerScene, stored: (number | null)[]): string {
   const values = stored.map((value) => value ?? NaN);
   const [first = NaN] = values;
   if (kind === "labels") return first > 0 ? (classes[first - 1]?.name ?? `label ${first}`) : "";
   if (kind === "mask") return first > 0 ? (classes[0]?.name ?? title) : "";
-  if (values.length < 2) return kind === "heatmap" ? `${classes[0]?.name ?? title} ${tidy(first)}` : tidy(first);
+  const unit = modality === "CT" ? " HU" : "";
+  if (values.length < 2) return kind === "heatmap" ? `${classes[0]?.name ?? title} ${tidy(first)}` : tidy(first, 5) + unit;
   const named = values.map((value, i) => ({ value, name: classes[i]?.name ?? `${i}` }));
   if (kind === "heatmap") named.sort((a, b) => b.value - a.value);
   return named.slice(0, MOST_NAMED).map((one) => `${one.name} ${tidy(one.value)}`).join("  ");

@@ -55,8 +55,9 @@ function entries(layers: Legend["layers"]): Entry[] {
     if (scene.kind === "heatmap" && channel !== null) {
       const color = scene.classes[channel]?.color ?? [0, 0, 0];
       const ramp = scene.maps?.[settings.colors ?? ""] ?? [[255, 255, 255], color];
-      const least = settings.threshold ? ` (from ${Math.round(settings.threshold * 100)} %)` : "";
-      return [{ text: `${scene.classes[channel]?.name ?? scene.name} ${tidy(settings.low ?? 0)} to ${tidy(settings.high ?? 1)}${least}`, ramp }];
+      const { low = 0, high = 1, threshold = 0 } = settings;
+      const least = threshold ? `, shown from ${tidy(low + threshold * (high - low))}` : "";
+      return [{ text: `${scene.classes[channel]?.name ?? scene.name} ${tidy(low)} to ${tidy(high)}${least}`, ramp }];
     }
     return scene.classes
       .map((one, i) => ({ ...one, color: settings.class_colors?.[i] ?? one.color }))

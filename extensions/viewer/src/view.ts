@@ -163,7 +163,7 @@ export class ViewerView {
     if (!extent) return;
     this.stage.focus();
     const [width = 0, height = 0] = this.map.getSize() ?? [];
-    this.view.fit(extent, { padding: [height / 4, width / 4, height / 4, width / 4], minResolution: 0.5, duration: 300 });
+    this.view.fit(extent, { padding: [height / 4, width / 4, height / 4, width / 4], minResolution: 0.5, duration: glide(300) });
   }
 
   /** Take over which layers there are, and those whose thing was replaced. */
@@ -225,7 +225,7 @@ export class ViewerView {
   private small: RasterLayer | undefined;
 
   private lay(el: HTMLElement): void {
-    const tools = make("div", { class: "dhv-tools", role: "toolbar", "aria-label": "View" });
+    const tools = make("div", { class: "dhv-tools", role: "group", "aria-label": "View" });
     tools.append(
       button("Zoom in", "plus", () => this.zoomBy(2), "+"),
       button("Zoom out", "minus", () => this.zoomBy(0.5), "-"),
@@ -324,11 +324,11 @@ export class ViewerView {
 
   private zoomBy(factor: number): void {
     const resolution = (this.view.getResolution() ?? 1) / factor;
-    this.view.animate({ resolution: this.view.getConstrainedResolution(resolution), duration: 200 });
+    this.view.animate({ resolution: this.view.getConstrainedResolution(resolution), duration: glide(200) });
   }
 
   private rotateBy(degrees: number): void {
-    this.view.animate({ rotation: this.view.getRotation() + (degrees * Math.PI) / 180, duration: 250 });
+    this.view.animate({ rotation: this.view.getRotation() + (degrees * Math.PI) / 180, duration: glide(250) });
   }
 
   private fit(): void {
@@ -541,6 +541,11 @@ export class ViewerView {
     this.alertText.textContent = message;
     this.alert.hidden = false;
   }
+}
+
+/** A time in ms; none for those who asked their system for less motion. */
+function glide(duration: number): number {
+  return matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : duration;
 }
 
 /** Whether a layer can show another thing as it stands. */
