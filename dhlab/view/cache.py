@@ -86,11 +86,11 @@ class ByteCache:
             with self._lock:
                 del self._making[key]
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def drop(self, chosen: Callable[[Any], bool] = lambda _: True) -> None:
+        """Forget the values whose keys are `chosen`, by default all."""
         with self._lock:
-            self._items.clear()
-            self.used = 0
+            for key in [key for key in self._items if chosen(key)]:
+                self.used -= self._items.pop(key)[1]
 
     def __len__(self) -> int:
         return len(self._items)

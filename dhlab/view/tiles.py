@@ -120,8 +120,8 @@ class TileSource:
         Range of values shown; None is `default_display` of the scan.
     tile
         Side of a tile in pixels.
-    budget
-        Bytes of tiles kept in memory.
+    cache
+        Where tiles are kept, perhaps together with those of other sources; None keeps 64 MiB of its own.
 
     Raises
     ------
@@ -135,7 +135,7 @@ class TileSource:
         display: Display | None = None,
         *,
         tile: int = 512,
-        budget: int = 64 << 20,
+        cache: ByteCache | None = None,
     ) -> None:
         y, x = plane_axes(scan)
         self.scan = scan
@@ -145,7 +145,9 @@ class TileSource:
         self.aspect = (scan.spacing[y] / finest, scan.spacing[x] / finest)
         self.shape = (max(1, round(scan.shape[y] * self.aspect[0])), max(1, round(scan.shape[x] * self.aspect[1])))
         self.level_count = 1 + max(0, math.ceil(math.log2(max(self.shape) / tile)))
-        self._tiles = ByteCache(budget)
+        self._tiles = ByteCache(64 << 20) if cache is None else cache
+        # The cache holds on to its keys: to the source itself they must not lead.
+        self._identity = object()
 
     @property
     def display(self) -> Display:
@@ -281,16 +283,17 @@ class TileSource:
 
     def picture(self, request: TileRequest) -> tuple[bytes, str]:
         """Return a tile as an encoded picture and its MIME type, as `encode` does."""
-        return self._tiles.get_or_make(request, lambda: self._make_tile(request), lambda tile: len(tile[0]))
+        key = self._identity, request
+        return self._tiles.get_or_make(key, lambda: self._make_tile(request), lambda tile: len(tile[0]))
 
     def kept(self, request: TileRequest) -> tuple[bytes, str] | None:
         """Return a tile if it has been made and is still kept; takes no time."""
-        found: tuple[bytes, str] | None = self._tiles.get(request)
+        found: tuple[bytes, str] | None = self._tiles.get((self._identity, request))
         return found
 
     def clear(self) -> None:
         """Forget every tile."""
-        self._tiles.clear()
+        self._tiles.drop(lambda key: key[0] is self._identity)
 
     @cached_property
     def _stored(self) -> dict[int, TileLevel]:
@@ -334,9 +337,8 @@ class TileSource:
     def _read_tile(self, place: tuple[int, int, int], at: tuple[int, ...]) -> NDArray[Any]:
         level, row, column = place
         if level > 0 and self._scale_below(level) > MAX_REDUCTION:
-            return self._tiles.get_or_make(
-                (*place, at, self._grown(place)), lambda: self._join_children(place, at), lambda p: p.nbytes
-            )
+            key = self._identity, place, at, self._grown(place)
+            return self._tiles.get_or_make(key, lambda: self._join_children(place, at), lambda plane: plane.nbytes)
         height, width = self.tile_shape(level)
         size = ((height << level) / self.aspect[0], (width << level) / self.aspect[1])
         return read_plane(self.scan, (row * size[0], column * size[1]), size, (height, width), index=at)

@@ -23,7 +23,7 @@ def test_the_cache_keeps_to_its_budget_and_drops_the_oldest() -> None:
     assert cache.get("a") == "larger"
     cache.put("huge", "", 101)
     assert cache.get("huge") is None
-    cache.clear()
+    cache.drop()
     assert (cache.used, len(cache)) == (0, 0)
 
 

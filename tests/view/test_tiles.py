@@ -14,6 +14,7 @@ from dhlab import phantoms
 from dhlab.display import class_color, heat_colors
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, UnknownNameError
 from dhlab.scan import Scan
+from dhlab.view.cache import ByteCache
 from dhlab.view.tiles import Style, TileSource, read_plane, to_rgba
 
 RNG = np.random.default_rng(7)
@@ -289,7 +290,7 @@ def test_damage_stays_in_its_tile() -> None:
 
 
 def test_many_threads_get_what_one_gets() -> None:
-    source = TileSource(Scan.from_array(smooth(1500, 1100), "yxc"), tile=128, budget=200_000)
+    source = TileSource(Scan.from_array(smooth(1500, 1100), "yxc"), tile=128, cache=ByteCache(200_000))
     wanted = [(0, r, c) for r in range(12) for c in range(9)] * 3
     alone = TileSource(source.scan, tile=128)
     expected = {place: alone.encode(*place) for place in set(wanted)}
@@ -297,6 +298,25 @@ def test_many_threads_get_what_one_gets() -> None:
         for place, got in zip(wanted, pool.map(lambda p: source.encode(*p), wanted), strict=True):
             assert got == expected[place]
     assert source._tiles.used <= 200_000
+
+
+def test_sources_may_share_a_cache_and_let_go_of_their_scans() -> None:
+    import gc
+    import weakref
+
+    cache = ByteCache(1 << 20)
+    sources = [TileSource(Scan.from_array(smooth(64, 64) // n, "yxc"), tile=64, cache=cache) for n in (1, 2)]
+    one, other = (source.encode(0, 0, 0) for source in sources)
+    assert one != other
+    assert [source.encode(0, 0, 0) for source in sources] == [one, other]
+    assert cache.used == len(one[0]) + len(other[0])
+    sources[0].clear()
+    assert cache.used == len(other[0])
+    assert sources[1].kept(sources[1].request((0, 0, 0))) is other
+    gone = weakref.ref(sources.pop())
+    gc.collect()
+    assert gone() is None
+    assert cache.used == len(other[0])
 
 
 def test_read_plane_places_fractions_and_keeps_the_edge() -> None:

@@ -27,7 +27,7 @@ class DHLab(ExtensionApp):
         config=True
     )
     most_open = Int(16, min=1, help="Scans kept open; the one used longest ago is closed.").tag(config=True)
-    tile_bytes = Int(256 << 20, min=0, help="Bytes of tiles kept in memory.").tag(config=True)
+    tile_bytes = Int(64 << 20, min=0, help="Bytes of tiles kept in memory.").tag(config=True)
     threads = Int(4, min=1, help="Threads that make tiles.").tag(config=True)
     most_waiting = Int(4096, min=1, help="Tiles that may wait for a thread; more are refused for the moment.").tag(
         config=True

@@ -99,11 +99,11 @@ class Views:
     most_open
         Files kept open.
     budget
-        Bytes of tiles kept in memory, shared equally by the open scans.
+        Bytes of tiles kept in memory, of all scans together.
     """
 
     def __init__(self, *, most_open: int, budget: int) -> None:
-        self._budget = budget // most_open
+        self._tiles = ByteCache(budget)
         self._open = ByteCache(most_open)
         self._files: OrderedDict[str, File] = OrderedDict()
         self._lock = Lock()
@@ -116,7 +116,7 @@ class Views:
         Refused
             415 if it cannot be read as scan or annotations, 410 if it has changed.
         """
-        view = self._open.get_or_make(number, partial(_open, file, self._budget), lambda _: 1)
+        view = self._open.get_or_make(number, partial(_open, file, self._tiles), lambda _: 1)
         file.check()
         view.checked = time.monotonic()
         with self._lock:
@@ -148,12 +148,13 @@ class Views:
 
     def close(self) -> None:
         """Close every file."""
-        self._open.clear()
+        self._open.drop()
+        self._tiles.drop()
         with self._lock:
             self._files.clear()
 
 
-def _open(file: File, budget: int) -> View:
+def _open(file: File, tiles: ByteCache) -> View:
     import dhlab
     from dhlab.annotations.geojson import geojson_offset
     from dhlab.view.scene import describe_layer
@@ -168,7 +169,7 @@ def _open(file: File, budget: int) -> View:
             layer = Layer.of(shapes, id=0, name=file.path.name)
         else:
             scan = dhlab.open(file.path)
-            layer = Layer(0, scan.name, scan, TileSource(scan, budget=budget))
+            layer = Layer(0, scan.name, scan, TileSource(scan, cache=tiles))
         alone = base is None and layer.tiles is not None
         return View(layer, describe_layer(layer, base) | {"base": alone})
     except NotFoundError as error:
