@@ -66,3 +66,18 @@ def test_errors_reach_whoever_asked() -> None:
         workers.close()
 
     asyncio.run(run())
+
+
+def test_files_that_open_slowly_hold_no_tile_up() -> None:
+    gate = threading.Event()
+
+    async def run() -> None:
+        workers = Workers(1, most_waiting=100)
+        opening = [workers.submit(lambda: gate.wait(10), opening=True) for _ in range(20)]
+        assert await workers.submit(lambda: "tile") == "tile"
+        assert not any(future.done() for future in opening)
+        gate.set()
+        await asyncio.gather(*opening)
+        workers.close()
+
+    asyncio.run(run())

@@ -56,9 +56,9 @@ class Handler(APIHandler):
         """Name of whoever is logged in."""
         return str(self.current_user.username)
 
-    async def work(self, work: Callable[[], Value]) -> Value:
+    async def work(self, work: Callable[[], Value], *, opening: bool = False) -> Value:
         """Do something slow in another thread, unless whoever asked has left before its turn."""
-        self._work = future = self.workers.submit(work)
+        self._work = future = self.workers.submit(work, opening=opening)
         try:
             with refusals():
                 return await future
@@ -76,7 +76,7 @@ class Handler(APIHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002
         """Answer with the message of a refusal, else with what the status means."""
         error = kwargs.get("exc_info", (None, None))[1]
-        message = error.message if isinstance(error, Refused) else self._reason
+        message = error.message if isinstance(error, Refused) else getattr(error, "log_message", None) or self._reason
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"message": message}))
 
@@ -88,7 +88,7 @@ class ScansHandler(Handler):
     @authorized("read")  # type: ignore[untyped-decorator]
     async def post(self) -> None:
         """Answer ``{"token", "expires", "layer"}``."""
-        number, view = await self.work(partial(self._open, *self._wanted()))
+        number, view = await self.work(partial(self._open, *self._wanted()), opening=True)
         token, expires = self.access.sign(self.user, number)
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"token": token, "expires": expires, "layer": view.scene}))
@@ -135,7 +135,9 @@ class ViewHandler(Handler):
         """Return the open scan, once it is clear that it is the right one and is shown to the right person."""
         number = self.access.verify(self.user, token)
         view = self.views.fresh(number)
-        return view if view is not None else await self.work(partial(self.views.reopen, number))
+        if view is None:
+            view = await self.work(partial(self.views.reopen, number), opening=number not in self.views)
+        return view
 
     def is_known(self, asked: object) -> bool:
         """Tell the browser to keep the answer, and return whether it has it already (and was told so).

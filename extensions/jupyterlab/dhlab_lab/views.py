@@ -146,6 +146,9 @@ class Views:
         view: View | None = self._open.get(number)
         return view if view is not None and time.monotonic() < view.checked + FRESH_S else None
 
+    def __contains__(self, number: object) -> bool:
+        return self._open.get(number) is not None
+
     def close(self) -> None:
         """Close every file."""
         self._open.drop()
