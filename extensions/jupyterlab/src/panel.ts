@@ -50,10 +50,10 @@ export class SlidePanel extends Widget {
     this.view = undefined;
     this.tell("status", `Opening ${path} …`);
     try {
-      const [{ openSlide }, kept, annotations] = await Promise.all([
+      const annotations = besides(contents, path);
+      const [{ openSlide }, kept] = await Promise.all([
         import("./slide.ts"),
         state?.fetch(this.key) as Promise<Record<string, unknown> | undefined>,
-        besides(contents, path),
       ]);
       const save = (model: { get(name: string): unknown }): void => {
         const now = Object.fromEntries(KEPT.map((name) => [name, model.get(name)]));

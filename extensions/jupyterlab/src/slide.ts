@@ -7,7 +7,7 @@ import { firstIndex, firstSettings, LocalModel } from "./model.ts";
 
 export interface Wanted {
   path: string;
-  annotations: string[];
+  annotations: Promise<string[]>;
   kept: Record<string, unknown>;
   save(model: LocalModel): void;
   reopen(): void;
@@ -21,9 +21,10 @@ export async function openSlide(wanted: Wanted): Promise<(element: HTMLElement) 
   const layers: LayerScene[] = [];
   const transport = new HttpTransport(server, (id) => layers.find((layer) => layer.id === id)?.source ?? null);
   const open = (one: string, on?: string): Promise<LayerScene> => transport.open({ path: one, stamp: null, ...(on && { on }) });
-  layers.push({ ...(await open(path)), id: 0, base: true });
+  const [base, beside] = await Promise.all([open(path), annotations]);
+  layers.push({ ...base, id: 0, base: true });
   const faults: string[] = [];
-  for (const one of await Promise.allSettled(annotations.map((one) => open(one, path)))) {
+  for (const one of await Promise.allSettled(beside.map((one) => open(one, path)))) {
     if (one.status === "fulfilled") layers.push({ ...one.value, id: layers.length, base: false });
     else faults.push((one.reason as Error).message);
   }

@@ -5,13 +5,14 @@ import TileGrid from "ol/tilegrid/TileGrid.js";
 import TileState from "ol/TileState.js";
 import type { Extent } from "ol/extent.js";
 import type { TileSourceEvent } from "ol/source/Tile.js";
-import { intersects } from "ol/extent.js";
+import TileRange from "ol/TileRange.js";
+import { getCenter, getSize, intersects } from "ol/extent.js";
 import type { Frame } from "./frame.ts";
 import type { TileRequest, Transport } from "./transport.ts";
 import { isPlain, type LayerScene, type LayerSettings } from "./types.ts";
 
-const MOST_AHEAD = 32;
-const AHEAD_IN_FLIGHT = 2;
+const MOST_AHEAD = 64;
+const AHEAD_IN_FLIGHT = 3;
 
 interface Place {
   z: number;
@@ -24,6 +25,7 @@ export class RasterLayer {
   private readonly source: ImageTileSource;
   private readonly inFlight = new Map<AbortController, Place>();
   private ahead = new AbortController();
+  private seen: { z: number; extent: Extent } | undefined;
   private settings: LayerSettings;
   private index: Record<string, number>;
 
@@ -49,14 +51,14 @@ export class RasterLayer {
       projection: frame.projection,
       tileGrid: this.grid,
       wrapX: false,
-      transition: 120,
+      transition: 0,
       interpolate: scene.kind === "image" || scene.kind === "heatmap",
       // Sharp rather than soft: the coarser level only where it is nearly fine enough for the screen.
       zDirection: (value: number, high: number) => (high * window.devicePixelRatio <= value * 1.25 ? 1 : -1),
       loader: (z: number, x: number, y: number) => this.load(this.request(z, x, y, count), z),
     } as ConstructorParameters<typeof ImageTileSource>[0]);
     this.source.on("tileloaderror", this.reopen as never);
-    this.layer = new TileLayer({ source: this.source, extent, preload: 1 });
+    this.layer = new TileLayer({ source: this.source, extent });
     this.apply(first.settings, first.index);
   }
 
@@ -128,21 +130,28 @@ export class RasterLayer {
     return this.layer.getData(pixel) as Uint8ClampedArray | null;
   }
 
+  /** The field that comes next if the hand goes on as it did, then the ring about the present one, then its middle closer. */
   private neighbours(z: number, extent: Extent): [number, number, number][] {
-    const found: [number, number, number][] = [];
-    const whole = this.grid.getFullTileRange(z)!;
-    const { minX, maxX, minY, maxY } = this.grid.getTileRangeForExtentAndZ(extent, z);
-    for (let y = Math.max(minY - 1, whole.minY); y <= Math.min(maxY + 1, whole.maxY); y++) {
-      for (let x = Math.max(minX - 1, whole.minX); x <= Math.min(maxX + 1, whole.maxX); x++) {
-        if (x < minX || x > maxX || y < minY || y > maxY) found.push([z, x, y]);
+    const found = new Map<string, [number, number, number]>();
+    const add = (range: TileRange): void => {
+      const whole = this.grid.getFullTileRange(z)!;
+      for (let y = Math.max(range.minY, whole.minY); y <= Math.min(range.maxY, whole.maxY); y++) {
+        for (let x = Math.max(range.minX, whole.minX); x <= Math.min(range.maxX, whole.maxX); x++) {
+          if (!shown.containsXY(x, y)) found.set(`${x},${y}`, [z, x, y]);
+        }
       }
-    }
+    };
+    const shown = this.grid.getTileRangeForExtentAndZ(extent, z);
+    const next = this.seen?.z === z ? goOn(this.seen.extent, extent) : null;
+    this.seen = { z, extent };
+    if (next) add(this.grid.getTileRangeForExtentAndZ(next, z));
+    add(new TileRange(shown.minX - 1, shown.maxX + 1, shown.minY - 1, shown.maxY + 1));
+    const places = [...found.values()].slice(0, MOST_AHEAD - 1);
     if (z < this.grid.getMaxZoom()) {
-      const middle = [(extent[0]! + extent[2]!) / 2, (extent[1]! + extent[3]!) / 2];
-      const [, x, y] = this.grid.getTileCoordForCoordAndZ(middle, z + 1) as [number, number, number];
-      if (this.grid.getFullTileRange(z + 1)!.containsXY(x, y)) found.push([z + 1, x, y]);
+      const [, x, y] = this.grid.getTileCoordForCoordAndZ(getCenter(extent), z + 1) as [number, number, number];
+      if (this.grid.getFullTileRange(z + 1)!.containsXY(x, y)) places.push([z + 1, x, y]);
     }
-    return found.slice(0, MOST_AHEAD);
+    return places;
   }
 
   private request(z: number, x: number, y: number, count: number): TileRequest {
@@ -181,4 +190,14 @@ export class RasterLayer {
     const tile = event.tile as unknown as { getError(): Error | null; setState(state: number): void };
     if (tile.getError()?.name === "AbortError") setTimeout(() => tile.setState(TileState.IDLE), 0);
   };
+}
+
+/** The field one step further in the direction from one to another; null where they are the same or far apart. */
+function goOn(from: Extent, to: Extent): Extent | null {
+  const [width, height] = getSize(to) as [number, number];
+  const [x, y] = [(to[0]! - from[0]!) / width, (to[1]! - from[1]!) / height];
+  const longer = Math.max(Math.abs(x), Math.abs(y));
+  if (longer < 0.02 || longer > 2) return null;
+  const [right, up] = [(x / longer) * width, (y / longer) * height];
+  return [to[0]! + right, to[1]! + up, to[2]! + right, to[3]! + up];
 }
