@@ -137,7 +137,7 @@ export class ViewerView {
   }
 
   close(): void {
-    clearTimeout(this.keep);
+    if (this.keep !== undefined) this.store();
     this.observer.disconnect();
     for (const [event, act] of this.traits) this.model.off(event, act as never);
     this.probe.leave();
@@ -424,14 +424,17 @@ export class ViewerView {
 
   /** Tell Python where the view is. */
   private store(): void {
+    clearTimeout(this.keep);
+    this.keep = undefined;
     const center = this.view.getCenter();
     const resolution = this.view.getResolution();
-    if (!center || !resolution) return;
+    const size = this.map.getSize();
+    if (!center || !resolution || !size) return;
     // Each set tells every listener at once, and the first ones would see half of the new view.
     this.storing = true;
     this.model.set("center", this.frame.toPixels(center).map((v) => Math.round(v * 100) / 100));
     this.model.set("zoom", this.frame.info.aspect[1] / resolution);
-    this.model.set("size", [...this.map.getSize()!].reverse());
+    this.model.set("size", [...size].reverse());
     this.storing = false;
     this.model.set("rotation", (this.view.getRotation() * 180) / Math.PI);
     this.model.save_changes();
