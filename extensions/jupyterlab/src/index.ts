@@ -94,7 +94,9 @@ const notebooks: JupyterFrontEndPlugin<void> = {
   description: "Offers dhlab's notebooks in the launcher.",
   autoStart: true,
   requires: [ILauncher],
-  activate: (app: JupyterFrontEnd, launcher: ILauncher) => void addCards(app, launcher),
+  activate: (app: JupyterFrontEnd, launcher: ILauncher) => {
+    addCards(app, launcher).catch((error: Error) => console.warn(`dhlab's notebooks are not in the launcher: ${error.message}`));
+  },
 };
 
 export default [slides, notebooks];

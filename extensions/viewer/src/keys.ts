@@ -23,7 +23,7 @@ export class Help {
       make("tr", {}, make("th", { scope: "row" }, ...shown.split(" or ").flatMap(written)), make("td", {}, does)),
     );
     const shut = button("Close the help", "close", () => this.toggle());
-    const title = make("header", {}, make("strong", {}, "Keys and mouse"), shut);
+    const title = make("div", { class: "dhv-help-title" }, make("strong", {}, "Keys and mouse"), shut);
     this.element = make(
       "div", { class: "dhv-help", role: "dialog", "aria-label": "Keys and mouse", hidden: true }, title,
       make("table", {}, make("tbody", {}, ...rows)),

@@ -11,6 +11,7 @@ import type { Frame } from "./frame.ts";
 import type { TileRequest, Transport } from "./transport.ts";
 import { isPlain, type LayerScene, type LayerSettings } from "./types.ts";
 
+const DECODED_BYTES = 128 << 20;
 const MOST_AHEAD = 64;
 const AHEAD_IN_FLIGHT = 3;
 
@@ -58,7 +59,9 @@ export class RasterLayer {
       loader: (z: number, x: number, y: number) => this.load(this.request(z, x, y, count), z),
     } as ConstructorParameters<typeof ImageTileSource>[0]);
     this.source.on("tileloaderror", this.reopen as never);
-    this.layer = new TileLayer({ source: this.source, extent });
+    // Decoded tiles are large; those that go are decoded again in a few milliseconds.
+    const cacheSize = Math.ceil(DECODED_BYTES / Math.max(...sides.map(([rows, columns]) => 4 * rows * columns)));
+    this.layer = new TileLayer({ source: this.source, extent, cacheSize });
     this.apply(first.settings, first.index);
   }
 

@@ -50,5 +50,6 @@ async function say(answer: Response): Promise<string> {
   } catch {
     // Proxies and old servers answer in HTML, which says no more than the status does.
   }
-  return `the Jupyter server answered ${answer.status} ${answer.statusText}`;
+  const help = answer.status === 404 ? "; is dhlab's extension of the server on? See: jupyter server extension list" : "";
+  return `the Jupyter server answered ${answer.status} ${answer.statusText}${help}`;
 }
