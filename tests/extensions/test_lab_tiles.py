@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,43 @@ def test_every_tile_is_that_of_the_same_scan_in_python(person, phantom) -> None:
                 assert person.tile(opened, level, row, column).content == source.encode(level, row, column)[0]
     styled = person.tile(opened, 1, 2, 2, channel=1, low=20, high="180.5", colors="viridis", threshold="0.1")
     assert styled.content == source.encode(1, 2, 2, channel=1, low=20, high=180.5)[0]
+
+
+def frames(answer: Any) -> dict[int, tuple[int, str, bytes]]:
+    """Return status, kind and bytes of each tile of an answer that holds several, by its number in the request."""
+    found, data = {}, answer.content
+    while data:
+        number, status, kind, size = struct.unpack_from("<4I", data)
+        assert number not in found
+        found[number] = status, ("application/json", "image/jpeg", "image/png")[kind], data[16 : 16 + size]
+        data = data[16 + size :]
+    return found
+
+
+def test_tiles_asked_for_together_are_those_asked_for_alone(person, phantom) -> None:
+    opened = person.open_scan(phantom)
+    address = f"dhlab/tiles/{opened['token']}"
+    places = [(level, row, column) for level in (0, 1, 2) for row in range(3) for column in range(5)]
+    text = ",".join(f"{level}.{row}.{column}" for level, row, column in places)
+    answer = person.get(address, params={"at": text, "channel": 2, "low": 9})
+    assert answer.headers["Cache-Control"] == "no-store"
+    found = frames(answer)
+    assert len(found) == len(places)
+    for number, place in enumerate(places):
+        alone = person.tile(opened, *place, channel=2, low=9)
+        assert alone.status_code == found[number][0]
+        if alone.status_code == 200:
+            assert (alone.headers["Content-Type"], alone.content) == found[number][1:]
+        else:
+            assert json.loads(found[number][2])["message"] == alone.json()["message"]
+    assert {status for status, *_ in found.values()} == {200, 404}
+
+    for nonsense in ("", "1.2", "0.0.0,", "0.0.x", "-1.0.0", ",".join(["0.0.0"] * 65)):
+        refused = person.get(address, params={"at": nonsense})
+        assert refused.status_code == 400
+        assert "level.row.column" in refused.json()["message"]
+    assert person.get(address).status_code == 400
+    assert person.get(f"{address}x", params={"at": "0.0.0"}).status_code == 403
 
 
 def test_heat_maps_volumes_and_pictures_come_too(server, person) -> None:

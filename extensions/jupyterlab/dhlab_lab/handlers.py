@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
+import struct
 import zlib
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
+from tornado.iostream import StreamClosedError
 
 from dhlab import __version__
 from dhlab.errors import BadValueError, DHLabError, NotFoundError, UnknownNameError
@@ -23,7 +26,7 @@ from dhlab_lab.views import File, View, Views
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dhlab.view.tiles import Style
+    from dhlab.view.tiles import Style, TileRequest
     from dhlab_lab.workers import Workers
 
 __all__ = ["HANDLERS", "ScansHandler", "ShapesHandler", "TileHandler", "ValuesHandler"]
@@ -31,6 +34,10 @@ __all__ = ["HANDLERS", "ScansHandler", "ShapesHandler", "TileHandler", "ValuesHa
 Value = TypeVar("Value")
 NUMBER = r"(\d{1,9})"
 TOKEN = r"([A-Za-z0-9_.-]{1,200})"  # noqa: S105 - a pattern
+PLACE = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
+# What a browser shows at once, and before each tile's bytes: number, status, kind (of KINDS), size.
+MOST_TILES, HEAD = 64, struct.Struct("<4I")
+KINDS = ("application/json", "image/jpeg", "image/png")
 STYLE = {"channel": int, "colors": str, "threshold": float, "low": float, "high": float}
 
 
@@ -44,7 +51,7 @@ class Handler(APIHandler):
         self.access = access
         self.views = views
         self.workers = workers
-        self._work: asyncio.Future[Any] | None = None
+        self._works: set[asyncio.Future[Any]] = set()
 
     @property
     def content_security_policy(self) -> str:
@@ -58,7 +65,8 @@ class Handler(APIHandler):
 
     async def work(self, work: Callable[[], Value], *, opening: bool = False) -> Value:
         """Do something slow in another thread, unless whoever asked has left before its turn."""
-        self._work = future = self.workers.submit(work, opening=opening)
+        future = self.workers.submit(work, opening=opening)
+        self._works.add(future)
         try:
             with refusals():
                 return await future
@@ -66,12 +74,12 @@ class Handler(APIHandler):
             raise web.Finish from None
         finally:
             # A handler lies around until the next garbage collection; an open scan must not.
-            self._work = None
+            self._works.discard(future)
 
     def on_connection_close(self) -> None:
         """Drop work that nobody waits for any more."""
-        if self._work is not None:
-            self._work.cancel()
+        for work in tuple(self._works):
+            work.cancel()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002
         """Answer with the message of a refusal, else with what the status means."""
@@ -160,6 +168,21 @@ class ViewHandler(Handler):
         """Return the wanted position on further axes."""
         return {name: self.number(name, int) for name in "tz" if name in self.request.query_arguments}
 
+    async def picture(self, view: View, request: TileRequest) -> tuple[bytes, str]:
+        """Return a tile and its kind: at once if it is at hand, else from another thread."""
+        kept = view.tiles.kept(request)
+        return kept if kept is not None else await self.work(partial(view.tiles.picture, request))
+
+    def style(self) -> Style:
+        """Return how the tiles are wanted."""
+        from dhlab.view.tiles import Style
+
+        given = {name: self.number(name, kind) for name, kind in STYLE.items() if name in self.request.query_arguments}
+        try:
+            return Style(**given)
+        except DHLabError as error:
+            raise Refused(400, str(error)) from error
+
     def number(self, name: str, kind: Callable[[str], Value]) -> Value:
         """Return one parameter of the address as a number (or text)."""
         text = self.get_query_argument(name)
@@ -181,22 +204,51 @@ class TileHandler(ViewHandler):
         """Answer the picture."""
         view = await self.view(token)
         with refusals():
-            request = view.tiles.request((int(level), int(row), int(column)), self._style(), self.index())
+            request = view.tiles.request((int(level), int(row), int(column)), self.style(), self.index())
         if self.is_known(request):
             return
-        tile = view.tiles.kept(request)
-        if tile is None:
-            tile = await self.work(partial(view.tiles.picture, request))
-        self.finish(tile[0], set_content_type=tile[1])
+        data, kind = await self.picture(view, request)
+        self.finish(data, set_content_type=kind)
 
-    def _style(self) -> Style:
-        from dhlab.view.tiles import Style
 
-        given = {name: self.number(name, kind) for name, kind in STYLE.items() if name in self.request.query_arguments}
+class TilesHandler(ViewHandler):
+    """``GET dhlab/tiles/{token}?at=level.row.column,…``: several tiles in one answer, each as soon as it is there."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, token: str) -> None:
+        """Answer a frame for each tile: number in the request, status, kind and size, four uint32; then its bytes."""
+        view = await self.view(token)
+        places, style, index = self._places(), self.style(), self.index()
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("Cache-Control", "no-store")
+
+        turn = asyncio.Lock()
+
+        async def send(number: int, place: tuple[int, int, int]) -> None:
+            try:
+                with refusals():
+                    request = view.tiles.request(place, style, index)
+                data, kind = await self.picture(view, request)
+                status = 200
+            except Refused as error:
+                data, kind = json.dumps({"message": error.message}).encode(), KINDS[0]
+                status = error.status_code
+            self.write(HEAD.pack(number, status, KINDS.index(kind), len(data)) + data)
+            async with turn:
+                await self.flush()
+
         try:
-            return Style(**given)
-        except DHLabError as error:
-            raise Refused(400, str(error)) from error
+            await asyncio.gather(*(send(number, place) for number, place in enumerate(places)))
+        except StreamClosedError:
+            raise web.Finish from None
+
+    def _places(self) -> list[tuple[int, int, int]]:
+        text = self.get_query_argument("at")
+        places = [PLACE.fullmatch(part) for part in text.split(",")]
+        if len(places) > MOST_TILES or not all(places):
+            raise Refused(400, f"at={text[:80]!r}; expected level.row.column, at most {MOST_TILES} with commas.")
+        return [(int(found[1]), int(found[2]), int(found[3])) for found in places if found]
 
 
 class ShapesHandler(ViewHandler):
@@ -255,6 +307,7 @@ def refusals() -> Iterator[None]:
 
 HANDLERS = (
     (r"dhlab/scans", ScansHandler),
+    (rf"dhlab/tiles/{TOKEN}", TilesHandler),
     (rf"dhlab/tiles/{TOKEN}/{NUMBER}/{NUMBER}/{NUMBER}", TileHandler),
     (rf"dhlab/shapes/{TOKEN}", ShapesHandler),
     (rf"dhlab/values/{TOKEN}", ValuesHandler),

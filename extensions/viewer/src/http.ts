@@ -1,4 +1,5 @@
 /** Tiles from the Jupyter server, below its own address and login: a token binds each layer to its file. */
+import { Batches } from "./batches.ts";
 import { type Server, ServerError } from "./server.ts";
 import { Refused, type Reply, type ShapesRequest, type TileRequest, type Transport, type ValuesRequest } from "./transport.ts";
 import type { LayerScene, LayerSource } from "./types.ts";
@@ -19,6 +20,10 @@ const WAITS_MS = [250, 500, 1000, 2000];
 export class HttpTransport implements Transport {
   /** One for each file, whatever layers show it. */
   private readonly tokens = new Map<string, Promise<string>>();
+  private readonly batches = new Batches((key, places, signal) => {
+    const [layer, style] = JSON.parse(key) as [number, Record<string, unknown>];
+    return this.get(layer, (token) => `dhlab/tiles/${token}${query({ at: places.join(), ...style })}`, signal);
+  });
 
   constructor(
     private readonly server: Server,
@@ -35,8 +40,8 @@ export class HttpTransport implements Transport {
 
   async tile(request: TileRequest, signal: AbortSignal): Promise<Blob> {
     const { layer, level, row, column, style, index } = request;
-    const answer = await this.get(layer, (token) => `dhlab/tiles/${token}/${level}/${row}/${column}${query({ ...style, ...index })}`, signal);
-    return answer.blob();
+    const key = JSON.stringify([layer, { ...style, ...index }]);
+    return patiently(() => this.batches.ask(key, `${level}.${row}.${column}`, signal), signal);
   }
 
   async shapes({ layer, cells }: ShapesRequest, signal: AbortSignal): Promise<Reply> {
@@ -58,28 +63,15 @@ export class HttpTransport implements Transport {
     if (!source) throw new Refused("the server does not have this layer");
     const token = await this.token(source);
     try {
-      return await this.patiently(path(token), signal);
+      return await patiently(() => this.server.get(path(token), signal), signal);
     } catch (error) {
       if (!(error instanceof ServerError) || !ASK_AGAIN.includes(error.status)) throw error;
     }
     // Tiles that fail together ask for one new token.
     const key = JSON.stringify(source);
     if ((await this.tokens.get(key)) === token) this.tokens.delete(key);
-    return this.patiently(path(await this.token(source)), signal);
-  }
-
-  private async patiently(path: string, signal: AbortSignal): Promise<Response> {
-    for (const wait of [...WAITS_MS, null]) {
-      signal.throwIfAborted();
-      try {
-        return await this.server.get(path, signal);
-      } catch (error) {
-        if (error instanceof ServerError && AWAY.includes(error.status)) throw new Refused(error.message);
-        if (wait === null || !(error instanceof ServerError) || error.status !== BUSY) throw error;
-        await new Promise((done) => setTimeout(done, wait));
-      }
-    }
-    throw new Error("the server is busy");
+    const renewed = await this.token(source);
+    return patiently(() => this.server.get(path(renewed), signal), signal);
   }
 
   private token(source: LayerSource): Promise<string> {
@@ -95,6 +87,21 @@ export class HttpTransport implements Transport {
     this.tokens.set(key, asked);
     return asked;
   }
+}
+
+/** Try again for a while what a busy server puts off. */
+async function patiently<T>(act: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  for (const wait of WAITS_MS) {
+    signal.throwIfAborted();
+    try {
+      return await act();
+    } catch (error) {
+      if (error instanceof ServerError && AWAY.includes(error.status)) throw new Refused(error.message);
+      if (!(error instanceof ServerError) || error.status !== BUSY) throw error;
+      await new Promise((done) => setTimeout(done, wait));
+    }
+  }
+  return act();
 }
 
 function query(parameters: Record<string, unknown>): string {

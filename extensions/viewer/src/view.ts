@@ -118,7 +118,7 @@ export class ViewerView {
       interactions: defaultInteractions({ altShiftDragRotate: true, pinchRotate: true }),
       controls: [this.overview(base)],
       keyboardEventTarget: this.stage,
-      maxTilesLoading: 6,
+      maxTilesLoading: 64, // they travel together
     });
     if (!isPlain(base)) {
       dragWindow(this.stage, {
@@ -240,6 +240,8 @@ export class ViewerView {
     const again = make("button", { type: "button", class: "dhv-again" }, "Try again");
     again.addEventListener("click", () => {
       this.alert.hidden = true;
+      // What is looked at now is what should come back.
+      if (this.keep !== undefined) this.store();
       this.reopen();
     });
     this.alert.append(this.alertText, again, shut);
