@@ -219,9 +219,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop is not left running under the tests of other files
 def browser() -> Iterator[object]:
-    """Start Chromium once for all tests."""
+    """Start Chromium for the tests of a file."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if CHROMIUM is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
