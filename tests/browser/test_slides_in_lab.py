@@ -119,6 +119,14 @@ def test_a_slide_opens_at_once_is_left_alone_and_found_again(page, lab, cases, w
     assert before[3] == pytest.approx(np.pi / 2)
     stage.viewer.get_by_label("Opacity of skin", exact=True).fill("0.5")
     stage.settle()
+    # A file that gets another name keeps its view.
+    page.evaluate("() => window.jupyterapp.serviceManager.contents.rename('cases/skin.svs', 'cases/moved.svs')")
+    page.wait_for_selector(".lm-TabBar-tabLabel:has-text('moved.svs')")
+    page.wait_for_selector(".dhlab-viewer[data-ready]", timeout=30_000)
+    stage = open_stage()
+    assert place(stage) == pytest.approx(before, rel=1e-3, abs=0.02)
+    page.evaluate("() => window.jupyterapp.serviceManager.contents.rename('cases/moved.svs', 'cases/skin.svs')")
+    page.wait_for_selector(".lm-TabBar-tabLabel:has-text('skin.svs')")
     page.wait_for_timeout(2500)  # JupyterLab writes its workspace now and then
 
     page.goto(f"{lab.url}lab")
@@ -166,6 +174,16 @@ def test_a_notebook_from_a_slide_shows_it_over_http_and_tells_when_its_kernel_ha
         page.keyboard.press("+")
         stage.settle()
     assert watch.own.count("POST dhlab/scans") == opened + 1
+    assert stage.viewer.locator(".dhv-alert").is_hidden()
+
+    # Where the server is away, the kernel sends the tiles.
+    page.route("**/dhlab/tiles/**", lambda route: route.abort())
+    before = place(stage)
+    stage.viewer.evaluate("({ dhlab: { map, frame } }) => map.getView().setCenter(frame.toWorld(1800, 1250))")
+    stage.settle()
+    assert place(stage) != before
+    violet = np.mean([stage.color(1770 + 15 * i, 1240) for i in range(4)], 0)
+    assert violet[2] > violet[1] + 15
     assert stage.viewer.locator(".dhv-alert").is_hidden()
 
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:restart-kernel')")

@@ -62,6 +62,7 @@ export class SlideFactory extends ABCWidgetFactory<DocumentWidget<SlidePanel>> {
   protected createNewWidget(context: DocumentRegistry.Context): DocumentWidget<SlidePanel> {
     const widget = new DocumentWidget({ context, content: new SlidePanel(this.make(context.path)) });
     widget.title.icon = slideIcon;
+    context.pathChanged.connect((_, path) => widget.content.move(path));
     return widget;
   }
 }
@@ -72,7 +73,8 @@ export function register(
   { make, toolbar }: { make(path: string): SlidePanelOptions; toolbar(widget: DocumentWidget<SlidePanel>): DocumentRegistry.IToolbarItem[] },
 ): SlideFactory {
   for (const type of TYPES) registry.addFileType(type);
-  registry.addModelFactory(new SlideModelFactory());
+  // Not shared for writing together, either.
+  registry.addModelFactory(new SlideModelFactory(false));
   const own = [...TYPES.map(({ name }) => name), "tiff"];
   const factory = new SlideFactory(make, {
     name: FACTORY,

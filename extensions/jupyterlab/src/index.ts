@@ -52,7 +52,7 @@ const slides: JupyterFrontEndPlugin<void> = {
       execute: async (args) => {
         const path = (args.path as string | undefined) ?? selected()?.path;
         if (path === undefined) return;
-        const shown = folders.find(({ content }) => content.options.path === path);
+        const shown = folders.find(({ content }) => content.path === path);
         if (shown) return shell.activateById(shown.id);
         const widget = new MainAreaWidget({ content: new SlidePanel(make(path)) });
         widget.id = `dhlab-folder-${path}`;
@@ -83,8 +83,8 @@ const slides: JupyterFrontEndPlugin<void> = {
     });
     void restorer.restore(folders, {
       command: OPEN,
-      args: ({ content }) => ({ path: content.options.path }),
-      name: ({ content }) => content.options.path,
+      args: ({ content }) => ({ path: content.path }),
+      name: ({ content }) => content.path,
     });
   },
 };

@@ -17,12 +17,24 @@ export interface SlidePanelOptions {
 const KEPT = ["center", "zoom", "rotation", "index", "settings"];
 
 export class SlidePanel extends Widget {
+  path: string;
+  private kept: Record<string, unknown> | undefined;
   private view: ViewerView | undefined;
+  /** Which attempt to open it is; one that was overtaken shows nothing. */
+  private turn = 0;
 
-  constructor(readonly options: SlidePanelOptions) {
+  constructor(private readonly options: SlidePanelOptions) {
     super();
+    this.path = options.path;
     this.addClass("dhlab-slide");
     this.node.tabIndex = -1;
+  }
+
+  /** Follow a file that got another name, with the place where one was. */
+  move(path: string): void {
+    this.path = path;
+    this.remember();
+    void this.open();
   }
 
   override dispose(): void {
@@ -40,33 +52,45 @@ export class SlidePanel extends Widget {
     (this.node.querySelector<HTMLElement>(".dhv-stage") ?? this.node).focus();
   }
 
+  private remember(): void {
+    if (this.kept) void this.options.state?.save(this.key, this.kept as ReadonlyPartialJSONObject);
+  }
+
+  private get focused(): boolean {
+    return this.node.contains(document.activeElement);
+  }
+
   private get key(): string {
-    return `dhlab-view:${this.options.path}`;
+    return `dhlab-view:${this.path}`;
   }
 
   private async open(): Promise<void> {
-    const { path, contents, state } = this.options;
+    const { contents, state } = this.options;
+    const { path } = this;
+    const turn = ++this.turn;
+    const focused = this.focused;
     this.view?.close();
     this.view = undefined;
     this.tell("status", `Opening ${path} …`);
     try {
       const annotations = besides(contents, path);
-      const [{ openSlide }, kept] = await Promise.all([
+      const [{ openSlide }, stored] = await Promise.all([
         import("./slide.ts"),
         state?.fetch(this.key) as Promise<Record<string, unknown> | undefined>,
       ]);
       const save = (model: { get(name: string): unknown }): void => {
-        const now = Object.fromEntries(KEPT.map((name) => [name, model.get(name)]));
-        void state?.save(this.key, now as ReadonlyPartialJSONObject);
+        this.kept = Object.fromEntries(KEPT.map((name) => [name, model.get(name)]));
+        this.remember();
       };
-      const opened = await openSlide({ path, annotations, kept: kept ?? {}, save, reopen: () => void this.open() });
-      if (this.isDisposed) return;
-      const active = this.node.contains(document.activeElement);
+      const kept = this.kept ?? stored ?? {};
+      const opened = await openSlide({ path, annotations, kept, save, reopen: () => void this.open() });
+      if (this.isDisposed || turn !== this.turn) return;
+      const active = focused || this.focused;
       this.node.replaceChildren();
       this.view = opened(this.node);
       if (active) this.activate();
     } catch (error) {
-      this.tell("alert", `${path}: ${(error as Error).message}`);
+      if (turn === this.turn) this.tell("alert", `${path}: ${(error as Error).message}`);
     }
   }
 
