@@ -63,7 +63,7 @@ export interface Drawn {
 /** The outlines of one cell. */
 export class Outlines {
   private boxes: Float32Array | undefined;
-  private drawn: Map<number, Drawn> | undefined;
+  private drawn: { step: number; paths: Map<number, Drawn> } | undefined;
 
   private constructor(
     readonly count: number,
@@ -102,22 +102,38 @@ export class Outlines {
     return 16 * (this.rings[last]! - this.rings[first]!) + 40 * this.count;
   }
 
-  /** Paths by class, scaled to square units. */
-  paths(labels: ArrayLike<number>, unit: [number, number]): Map<number, Drawn> {
-    if (!this.drawn) {
-      this.drawn = new Map();
-      for (let shape = 0; shape < this.count; shape++) {
-        const label = labels[shape]!;
-        let drawn = this.drawn.get(label);
-        if (!drawn) this.drawn.set(label, (drawn = { areas: new Path2D(), lines: new Path2D() }));
-        this.trace(shape, unit, drawn);
-      }
+  /** Paths by class, scaled to square units, without vertices nearer to the last one than a step. */
+  paths(labels: ArrayLike<number>, unit: [number, number], step: number): Map<number, Drawn> {
+    if (this.drawn?.step !== step) this.drawn = { step, paths: this.traceAll(labels, unit, step, () => true) };
+    return this.drawn.paths;
+  }
+
+  /** The same of those shapes alone that touch a box. */
+  pathsWithin(box: Box, labels: ArrayLike<number>, unit: [number, number], step: number): Map<number, Drawn> {
+    const boxes = (this.boxes ??= this.measure());
+    const [left, top, right, bottom] = box.map((side, i) => side - this.origin[i % 2]!) as Box;
+    return this.traceAll(labels, unit, step, (shape) => {
+      const i = 4 * shape;
+      return boxes[i]! <= right && boxes[i + 2]! >= left && boxes[i + 1]! <= bottom && boxes[i + 3]! >= top;
+    });
+  }
+
+  private traceAll(
+    labels: ArrayLike<number>, unit: [number, number], step: number, shown: (shape: number) => boolean,
+  ): Map<number, Drawn> {
+    const paths = new Map<number, Drawn>();
+    for (let shape = 0; shape < this.count; shape++) {
+      if (!shown(shape)) continue;
+      const label = labels[shape]!;
+      let drawn = paths.get(label);
+      if (!drawn) paths.set(label, (drawn = { areas: new Path2D(), lines: new Path2D() }));
+      this.trace(shape, unit, drawn, step);
     }
-    return this.drawn;
+    return paths;
   }
 
   /** Add one shape to paths. */
-  trace(shape: number, [width, height]: [number, number], { areas, lines }: Drawn): void {
+  trace(shape: number, [width, height]: [number, number], { areas, lines }: Drawn, step = 0): void {
     const { vertices, rings } = this;
     for (let ring = this.shapes[shape]!; ring < this.shapes[shape + 1]!; ring++) {
       const kind = this.kinds[ring]!;
@@ -125,8 +141,15 @@ export class Outlines {
       const path = kind === LINE ? lines : areas;
       const last = rings[ring + 1]! - (kind === LINE ? 0 : 1);
       const first = rings[ring]!;
-      path.moveTo(vertices[2 * first]! * width, vertices[2 * first + 1]! * height);
-      for (let i = first + 1; i < last; i++) path.lineTo(vertices[2 * i]! * width, vertices[2 * i + 1]! * height);
+      let x = vertices[2 * first]! * width;
+      let y = vertices[2 * first + 1]! * height;
+      path.moveTo(x, y);
+      for (let i = first + 1; i < last; i++) {
+        const u = vertices[2 * i]! * width;
+        const v = vertices[2 * i + 1]! * height;
+        if (Math.abs(u - x) < step && Math.abs(v - y) < step) continue;
+        path.lineTo((x = u), (y = v));
+      }
       if (kind !== LINE) path.closePath();
     }
   }

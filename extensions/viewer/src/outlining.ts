@@ -1,5 +1,5 @@
 /** How shapes are drawn on a canvas: dots as pixels where they are small, paths of one class at once where not. */
-import type { Catalogue, Drawn, Outlines } from "./cells.ts";
+import type { Box, Catalogue, Drawn, Outlines } from "./cells.ts";
 import type { Rgb } from "./types.ts";
 
 /** From level-0 pixels of a layer to pixels of the canvas, and how large one of its square units is there. */
@@ -18,9 +18,12 @@ export interface Look {
   colors: (Rgb | null)[];
   /** So few are seen that each may have a pale casing. */
   few: boolean;
+  /** What is drawn, in level-0 pixels of the layer. */
+  box: Box;
 }
 
 const FILLED = 0.14;
+const LEAST_STEP = 0.75;
 const CASING = "rgba(255,255,255,0.75)";
 
 export class Dots {
@@ -64,7 +67,13 @@ export function drawOutlines(
 ): void {
   // Up to one pixel of the canvas wide, a line is drawn many times faster.
   const width = look.few ? 2 * placing.ratio : 1;
-  const drawn = cells.map(({ outlines, labels }) => ({ outlines, paths: outlines.paths(labels, placing.unit) }));
+  // One to two pixels: a vertex nearer than that is not seen, and paths are made anew only when the zoom doubles.
+  const step = 2 ** -Math.floor(Math.log2(placing.zoom)) * LEAST_STEP;
+  const drawn = cells.map(({ outlines, labels }) => ({
+    outlines,
+    // Wide lines take long, also those that nobody sees.
+    paths: look.few ? outlines.pathsWithin(look.box, labels, placing.unit, step) : outlines.paths(labels, placing.unit, step),
+  }));
   const each = (act: (path: Drawn, color: Rgb) => void): void => {
     for (const { outlines, paths } of drawn) {
       settle(pen, outlines, placing);

@@ -12,10 +12,10 @@ import type { LayerScene, LayerSettings, Rgb } from "./types.ts";
 
 // Shapes whose longer side has fewer screen pixels than this are dots.
 const LEAST_PX = 4;
-const FEW = 1500;
+const FEW = 400;
 const MOST_MARKERS = 3000;
 // Drawn beyond the edge of the view, so that a drag has something to show; in screen pixels.
-const MARGIN = 96;
+const MARGIN = 64;
 // Slower drawings are moved, not made anew, while the view moves.
 const QUICK_MS = 10;
 const IN_FLIGHT = 3;
@@ -62,7 +62,7 @@ export class ShapesLayer {
     private readonly fail: (message: string) => void,
   ) {
     this.settings = settings;
-    this.look = { colors: [], few: false };
+    this.look = { colors: [], few: false, box: [0, 0, 0, 0] };
     this.origin = frame.toWorld(scene.offset[0], scene.offset[1]);
     this.unit = [scene.scale[1] * frame.info.aspect[1], scene.scale[0] * frame.info.aspect[0]];
     this.element.className = "ol-layer dhv-shapes";
@@ -249,6 +249,7 @@ export class ShapesLayer {
       }
     }
     this.look.few = count <= FEW;
+    this.look.box = box;
     this.dots.paint(this.pen, catalogue, sides, placing, this.look);
     drawOutlines(this.pen, ready, placing, this.look);
     // Canvases draw when they are looked at: look now, so that the time it takes is known.
@@ -338,7 +339,7 @@ export class ShapesLayer {
       if (!signal.aborted) this.fail(`${this.scene.name}: ${(error as Error).message}`);
     } finally {
       this.asked.delete(controller);
-      if (!signal.aborted) this.settle();
+      if (!this.closed.signal.aborted) this.settle();
     }
   }
 
