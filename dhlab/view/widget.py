@@ -109,6 +109,7 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
         # Also a viewer that was refused below is closed by the garbage collector.
         self._futures: dict[tuple[str, int], Future[None]] = {}
         self._lock = Lock()
+        self._front: contextvars.Context | None = None
         loader, version = _bundle()[2:]
         super().__init__(*things, height=height, _esm=loader, _version=version)
         self.on_msg(self._receive)
@@ -146,6 +147,7 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
 
     def _receive(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
         """Answer a message of the browser; anything slow is left to other threads."""
+        self._front = contextvars.copy_context()
         kind, view, number = content.get("type"), str(content.get("view", "")), int(content.get("id", 0))
         if kind == "bundle":
             script, style, _, version = _bundle()
@@ -199,6 +201,12 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
             self._answer(head | {"error": f"{type(error).__name__}: {error}"}, [])
         else:
             self._answer(head, [data])
+
+    def _send(self, msg: Any, buffers: Any = None) -> None:
+        # A kernel hands the browser's next messages to the shell that sent last. Were that the one of a running cell,
+        # tiles would wait for its end: whoever changes the viewer sends from the shell that the browser speaks to.
+        front = contextvars.copy_context() if self._front is None else self._front.copy()
+        front.run(super()._send, msg, buffers)
 
     def _answer(self, head: dict[str, Any], buffers: list[bytes]) -> None:
         with self._lock:

@@ -169,6 +169,35 @@ def test_a_busy_reader_blocks_neither_the_kernel_nor_other_layers_and_stale_requ
     assert kernel.run("time.sleep(0.2); print(len(viewer._futures))")[0] == "0"
 
 
+def test_tiles_come_while_a_cell_that_changed_the_viewer_runs_on(kernel: Kernel) -> None:
+    comm = open_viewer(kernel, "slide")
+    session, client = kernel.client.session, kernel.client
+    client.control_channel.send(session.msg("create_subshell_request"))
+    shell = client.get_control_msg(timeout=30)["content"]["subshell_id"]
+
+    def ask(number: int) -> None:
+        data = {"method": "custom", "content": tile(id=number, column=number % 2)}
+        message = session.msg("comm_msg", {"comm_id": comm, "data": data})
+        message["header"]["subshell_id"] = shell
+        session.send(client.shell_channel.socket, message)
+
+    ask(900)
+    kernel.receive(900)
+    running = client.execute("viewer.zoom = 0.25\nheat_layer = viewer.add(heat)\ntime.sleep(6)\nprint('slept')")
+    while True:
+        got = client.get_iopub_msg(timeout=30)
+        if got["content"].get("data", {}).get("state", {}).get("zoom") == 0.25:
+            break
+    time.sleep(0.5)
+    begin = time.monotonic()
+    for number in (901, 902):
+        ask(number)
+        assert "mime" in kernel.receive(number)[0]
+    assert time.monotonic() - begin < 4
+    while client.get_shell_msg(timeout=60)["parent_header"].get("msg_id") != running:
+        pass
+
+
 def test_stored_values_come_over_the_comm(kernel: Kernel) -> None:
     comm = open_viewer(kernel, "slide", "heat")
     for number, layer, place in ((700, 0, (5, 250)), (701, 1, (1, 30)), (702, 0, (5, 700))):
