@@ -1,4 +1,4 @@
-"""The real front in headless Chromium: fields of view, tiles by every way beside the peers in notebooks, memory."""
+"""The real front in headless Chromium: fields of view, and tiles by every way beside the peers in notebooks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from bench_read import TILE, write_slide
 from harness import ROOT, Bench
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 TESTS = ["tests/browser/test_slides_in_lab.py"]
@@ -24,8 +25,6 @@ SIDE = 8192
 WANTED = 64
 OPENED, MOVED, TILES = 12, 60, 600
 FIRST_MS, ADJACENT_MS = {50: 500, 95: 1000}, {50: 100, 95: 250}
-# Minutes of panning at random, at whose end memory should be what it was after the first one.
-PANNED = float(os.environ.get("DHLAB_BENCH_MINUTES", "10"))
 SHOW = "import dhlab as dh\nviewer = dh.show(dh.open({path!r}))\nviewer"
 ISLIDE = """from islide import SlideViewer
 view = SlideViewer({path!r}, canvas_h=500)
@@ -107,30 +106,38 @@ SHARP = """(root) => {
 
 
 def measure(bench: Bench) -> None:
-    """Drive JupyterLab below a prefix: open slides, move over one, ask for many tiles, pan for minutes."""
+    """Drive JupyterLab below a prefix: open slides, move over one, ask for many tiles."""
+    with open_lab() as (page, lab, real):
+        slide = lab.folder / "slide.svs"
+        measure_first_fields(bench, page, slide)
+        measure_adjacent_fields(bench, page)
+        with tempfile.TemporaryDirectory() as place:
+            outside = Path(place) / "outside.svs"
+            shutil.copyfile(slide, outside)
+            measure_tiles(bench, page, lab, real, (slide, outside))
+
+
+@contextmanager
+def open_lab() -> Iterator[tuple[Any, Any, ModuleType]]:
+    """Run JupyterLab in a folder with ``slide.svs``; give a page of it, the Lab, and the module of its tests."""
+    from playwright.sync_api import sync_playwright
+
     # Page, server and kernel are processes of their own, and share the machine as they do at work.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    from playwright.sync_api import sync_playwright
-
     real = load_conftest()
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
         folder, home = Path(place) / "root", Path(place) / "home"
         folder.mkdir()
         home.mkdir()
-        slide = write_slide(folder / "slide.svs", SIDE)
+        write_slide(folder / "slide.svs", SIDE)
         chromium = driver.chromium.launch(executable_path=real.CHROMIUM, args=real.FLAGS)
         with real.run_lab(folder, home) as lab:
             page = chromium.new_page(viewport={"width": 1400, "height": 1000})
             page.add_init_script(COUNT + PULL)
             page.goto(f"{lab.url}lab?reset&token={lab.token}")
             page.wait_for_selector(".jp-DirListing-item >> text=slide.svs", timeout=90_000)
-            measure_first_fields(bench, page, slide)
-            measure_adjacent_fields(bench, page)
-            outside = Path(place) / "outside.svs"
-            shutil.copyfile(slide, outside)
-            measure_tiles(bench, page, lab, real, (slide, outside))
-            measure_memory(bench, page, lab)
+            yield page, lab, real
         chromium.close()
 
 
@@ -244,37 +251,3 @@ def islide(page: Any, lab: Any, path: str, rounds: int) -> list[float]:
             page.wait_for_timeout(1500)
         rates.append(page.evaluate(RATE))
     return rates
-
-
-def measure_memory(bench: Bench, page: Any, lab: Any) -> None:
-    """Pan and zoom at random, and compare the memory of server and page after the first minute and in the end."""
-    page.goto(f"{lab.url}lab?reset&token={lab.token}")
-    page.wait_for_selector(".jp-DirListing-item >> text=slide.svs", timeout=90_000)
-    page.evaluate(OPEN, "slide.svs")
-    root = page.locator(".dhlab-viewer:visible").first
-    random = np.random.default_rng(1)
-    client = page.context.new_cdp_session(page)
-
-    def memory() -> dict[str, float]:
-        client.send("HeapProfiler.collectGarbage")
-        heap = client.send("Runtime.getHeapUsage")["usedSize"]
-        return {"server": resident(lab), "page's heap": heap / 2**20}
-
-    first: dict[str, float] = {}
-    begin = time.monotonic()
-    while (spent := time.monotonic() - begin) < PANNED * 60:
-        root.evaluate("(root, r) => root.dhlab.map.getView().setResolution(r)", float(2 ** random.uniform(0, 4)))
-        root.evaluate(MOVE, random.uniform(0, SIDE, 2).tolist())
-        if not first and spent > PANNED * 6:
-            first = memory()
-    for name, value in memory().items():
-        case = f"memory of the {name} after {PANNED:g} minutes of panning"
-        limit = f"after {PANNED / 10:g} minutes"
-        bench.record(case, value, first[name], peer_name=limit, unit="MiB", goal=0.9)
-
-
-def resident(lab: Any) -> float:
-    """Return the MiB of memory that the server holds."""
-    import psutil
-
-    return float(psutil.Process(lab.process.pid).memory_info().rss) / 2**20
