@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-
 from viewer.browser import MOVE, OPEN, SIDE, open_lab
 
 if TYPE_CHECKING:
