@@ -66,6 +66,7 @@ static void check_comparisons(void) {
             CHECK(clamp, held[lane] == (a[lane] > 2 ? 2 : a[lane] > -1 ? a[lane] : -1));
         }
         CHECK(lanes_of, lanes_of(less) >> (LANES - 1) >> 1 == 0);
+        CHECK(mask_of, lanes_of(mask_of(lanes_of(less))) == lanes_of(less));
         CHECK(count, count(less) == number);
         CHECK(any, any(less) == (number > 0));
     }
