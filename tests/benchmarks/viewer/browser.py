@@ -76,7 +76,8 @@ PULL_LARGE_IMAGE = """async ([port, level, order, columns, lines]) => pull(order
   const picture = new Image(); // its port is not the page's, which may show what it sends but not read it
   await new Promise((done, fail) => {
     Object.assign(picture, { onload: done, onerror: () => fail(new Error(`no tile ${place}`)) });
-    picture.src = `http://127.0.0.1:${port}/tile?${place}&encoding=JPEG`;
+    // Never the same address twice: the browser would answer itself.
+    picture.src = `http://127.0.0.1:${port}/tile?${place}&encoding=JPEG&_=${performance.now()}`;
   });
 })"""
 RATE = """() => {
