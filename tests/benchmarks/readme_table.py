@@ -36,9 +36,11 @@ def make_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| what | ours | peer | ratio | goal |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         ours, peer = (f"{_short(row[key])} {row['unit']}" for key in ("ours", "peer"))
+        # A limit's name holds its value.
+        peer = row["peer_name"] if row["peer_name"].startswith("limit: ") else f"{row['peer_name']}, {peer}"
         ratio = f"**{row['ratio']:.2f}**" if row["ratio"] >= row["goal"] else f"{row['ratio']:.2f} (missed)"
         name = f"{row['benchmark']}: {row['case']}"
-        lines.append(f"| {name} | {ours} | {row['peer_name']}, {peer} | {ratio} | {row['goal']:g} |")
+        lines.append(f"| {name} | {ours} | {peer} | {ratio} | {row['goal']:g} |")
     device, threads = rows[0]["device"], rows[0]["threads"]
     said = f"Ratio: how many times better. Side by side on one {device} core ({threads} thread), by `make bench`."
     return "\n".join([*lines, "", said])
