@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import io
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -39,6 +40,8 @@ BUILD = "npm ci --prefix extensions/viewer && npm run --prefix extensions/viewer
 STILL_PX = 560
 # Between views side by side in a picture.
 GAP_PX = 12
+# Of answers that travel together, about.
+MOST_BYTES = 1 << 21
 # What a request may run into without the widget being to blame; the browser is told.
 ANSWERABLE = (DHLabError, OSError, ValueError, KeyError, TypeError, AssertionError, MemoryError)
 
@@ -109,6 +112,7 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
         # Also a viewer that was refused below is closed by the garbage collector.
         self._futures: dict[tuple[str, int], Future[None]] = {}
         self._lock = Lock()
+        self._answers: deque[tuple[dict[str, Any], list[bytes]]] = deque()
         self._front: contextvars.Context | None = None
         loader, version = _bundle()[2:]
         super().__init__(*things, height=height, _esm=loader, _version=version)
@@ -157,6 +161,10 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
             future = _workers().submit(contextvars.copy_context().run, work, content)
             self._futures[view, number] = future
             future.add_done_callback(lambda _: self._futures.pop((view, number), None))
+        elif kind == "several":
+            for request in content.get("requests", ()):
+                if request.get("type") != "several":
+                    self._receive(_widget, request, _buffers)
         elif kind == "cancel":
             for stale in content.get("ids", ()):
                 if waiting := self._futures.get((view, int(stale))):
@@ -209,8 +217,25 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
         front.run(super()._send, msg, buffers)
 
     def _answer(self, head: dict[str, Any], buffers: list[bytes]) -> None:
-        with self._lock:
-            self.send(head, buffers)
+        """Send an answer, together with those that became ready while another was sent."""
+        self._answers.append((head, buffers))
+        # Whoever finds the way free sends for all, and looks again after clearing it: nothing is left lying.
+        while self._answers and self._lock.acquire(blocking=False):
+            try:
+                ready, size = [], 0
+                while self._answers and size < MOST_BYTES:
+                    ready.append(self._answers.popleft())
+                    size += sum(map(len, ready[-1][1]))
+                self._send_answers(ready)
+            finally:
+                self._lock.release()
+
+    def _send_answers(self, ready: list[tuple[dict[str, Any], list[bytes]]]) -> None:
+        if len(ready) == 1:
+            self.send(*ready[0])
+        elif ready:
+            heads = [head | {"buffers": len(buffers)} for head, buffers in ready]
+            self.send({"type": "several", "answers": heads}, [data for _, buffers in ready for data in buffers])
 
 
 class SideBySide(ipywidgets.HBox):  # type: ignore[misc] # ipywidgets ships no types

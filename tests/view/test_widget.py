@@ -49,6 +49,22 @@ slow = dh.Scan((Slow(),), "yxc", (0.5, 0.5), "µm", name="slow")
 """
 
 
+def apart(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the answers of a message that holds several, as messages of their own; else the message."""
+    content = message["content"].get("data", {}).get("content", {}) if message["msg_type"] == "comm_msg" else {}
+    if content.get("type") != "several":
+        return [message]
+    buffers = iter(message["buffers"])
+    return [
+        message
+        | {
+            "content": {"data": {"content": {k: v for k, v in answer.items() if k != "buffers"}}},
+            "buffers": [next(buffers) for _ in range(answer["buffers"])],
+        }
+        for answer in content["answers"]
+    ]
+
+
 class Kernel:
     """A real kernel and the messages that a browser would exchange with it."""
 
@@ -67,7 +83,7 @@ class Kernel:
             got = self.client.get_iopub_msg(timeout=60)
             kind, content = got["msg_type"], got["content"]
             if got["parent_header"].get("msg_id") != message:
-                self.backlog.append(got)
+                self.backlog += apart(got)
                 continue
             if kind == "stream":
                 printed += content["text"]
@@ -94,7 +110,7 @@ class Kernel:
                 if content.get("id") == number or (number == 0 and content.get("type") == "bundle"):
                     del self.backlog[place]
                     return content, [bytes(b) for b in got["buffers"]]
-            self.backlog.append(self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic())))
+            self.backlog += apart(self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic())))
         raise AssertionError(f"no answer to {number}")
 
     def stop(self) -> None:
@@ -147,6 +163,27 @@ def test_tiles_and_their_errors_come_over_the_comm(kernel: Kernel) -> None:
         assert not buffers
     kernel.send(comm, **tile(id=9))
     assert kernel.receive(9)[0]["mime"] == "image/jpeg"
+
+
+def test_requests_made_together_are_all_answered(kernel: Kernel) -> None:
+    comm = open_viewer(kernel, "slide", "heat")
+    asked = [tile(id=1000 + i, row=i % 2, column=i // 2 % 2) for i in range(60)]
+    asked += [
+        tile(id=1060, row=99),
+        {"type": "values", "view": "a", "id": 1061, "layer": 0, "y": 3, "x": 5, "index": {}},
+    ]
+    kernel.send(comm, type="several", view="a", requests=asked)
+    for request in asked[:60]:
+        head, buffers = kernel.receive(request["id"])
+        alone = request | {"id": request["id"] + 500}
+        kernel.send(comm, **alone)
+        assert kernel.receive(alone["id"])[1] == buffers
+        assert (head["type"], len(buffers)) == ("tile", 1)
+    assert "99" in kernel.receive(1060)[0]["error"]
+    assert len(kernel.receive(1061)[0]["values"]) == 3
+    nested = {"type": "several", "requests": [{"type": "several", "requests": [tile(id=1700)]}, tile(id=1701)]}
+    kernel.send(comm, **nested)
+    assert kernel.receive(1701)[1]
 
 
 def test_a_busy_reader_blocks_neither_the_kernel_nor_other_layers_and_stale_requests_are_not_read(

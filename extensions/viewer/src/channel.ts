@@ -11,12 +11,15 @@ interface Message {
   view?: string;
   id?: number;
   error?: string;
+  /** Answers that were ready together, each with the number of its buffers. */
+  answers?: (Message & { buffers: number })[];
 }
 
 export class Channel {
   private readonly waiting = new Map<number, Waiting>();
   private readonly view = Math.random().toString(36).slice(2);
   private stale: number[] = [];
+  private asked: object[] = [];
   private last = 0;
 
   constructor(private readonly model: Model) {
@@ -39,12 +42,24 @@ export class Channel {
         reject: (error) => (done(), reject(error)),
       });
       signal.addEventListener("abort", withdraw, { once: true });
+      this.send({ ...content, view: this.view, id });
+    });
+  }
+
+  /** Send a request, together with all that are made in the same go: a message costs more than a tile. */
+  private send(request: object): void {
+    if (this.asked.push(request) > 1) return;
+    queueMicrotask(() => {
+      const { asked } = this;
+      this.asked = [];
       try {
-        this.model.send({ ...content, view: this.view, id });
+        this.model.send(asked.length === 1 ? asked[0] : { type: "several", view: this.view, requests: asked });
       } catch (error) {
-        this.waiting.delete(id);
-        done();
-        reject(new Error(`the kernel cannot be reached (${(error as Error).message})`));
+        const reason = new Error(`the kernel cannot be reached (${(error as Error).message})`);
+        for (const { id } of asked as { id: number }[]) {
+          this.waiting.get(id)?.reject(reason);
+          this.waiting.delete(id);
+        }
       }
     });
   }
@@ -65,6 +80,8 @@ export class Channel {
   }
 
   private readonly receive = (message: Message, buffers: DataView<ArrayBuffer>[]): void => {
+    let first = 0;
+    for (const answer of message.answers ?? []) this.receive(answer, buffers.slice(first, (first += answer.buffers)));
     if (message.view !== this.view || message.id === undefined) return;
     const waiting = this.waiting.get(message.id);
     this.waiting.delete(message.id);
