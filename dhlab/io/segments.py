@@ -96,7 +96,7 @@ class SegmentDecoder:
     def decode(self, data: bytes, index: int, into: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002
         """Return the pixels ``(height, width, channels)`` of a tile or strip."""
         tables = {} if self.tables is None else {"jpegtables": self.tables}
-        pixels: NDArray[Any] = self._segment(data, index, **tables)[0][0]  # type: ignore[index]
+        pixels: NDArray[Any] = self._segment(data, index, **tables)[0][0]  # type: ignore[index] # None is of no data
         if self.palette is not None:
             return self.palette[pixels[..., 0]]
         # Bits are masks: programs write True as 1 whatever the tag says.

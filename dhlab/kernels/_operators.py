@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-LIBRARY = torch.library.Library("dhlab", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY = torch.library.Library("dhlab", "DEF")  # type: ignore[no-untyped-call] # torch.library has no types
 
 
 def register(
@@ -37,8 +37,8 @@ def register(
         As for `torch.library.register_autograd`.
     """
     name = schema.partition("(")[0]
-    LIBRARY.define(schema)  # type: ignore[no-untyped-call]
-    LIBRARY.impl(name, run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    LIBRARY.define(schema)  # type: ignore[no-untyped-call] # as above
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call] # as above
     torch.library.register_fake(f"dhlab::{name}", fake or (lambda *_, **__: None), lib=LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"dhlab::{name}", backward, setup_context=setup_context, lib=LIBRARY)

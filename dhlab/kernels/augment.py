@@ -329,7 +329,7 @@ def _run(
         noise_per_channel=switches[0],
         dropout_per_channel=switches[1],
         geometry=geometry,
-        **{name: own.get(name, parts.get(name)) for name in stages},  # type: ignore[arg-type]
+        **{name: own.get(name, parts.get(name)) for name in stages},  # type: ignore[arg-type] # names of fields
     )
     light = _blur(_change_light(_sample(images, plan, torch.float32) / 255, plan), plan)
     if out.dtype == torch.uint8:

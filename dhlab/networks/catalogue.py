@@ -167,6 +167,7 @@ def _replace_stem(net: nn.Module, channels: int) -> None:
     new = nn.Conv2d(
         channels,
         old.out_channels,
+        # torch types these as tuples of any length, and takes pairs.
         kernel_size=old.kernel_size,  # type: ignore[arg-type]
         stride=old.stride,  # type: ignore[arg-type]
         padding=old.padding,  # type: ignore[arg-type]

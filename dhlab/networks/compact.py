@@ -83,7 +83,7 @@ class UNet(Network):
 class Join(nn.Sequential):
     """Layers over a fine map and what comes from below, as one module: the joined map need not be kept."""
 
-    def forward(self, fine: Tensor, below: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, fine: Tensor, below: Tensor) -> Tensor:  # type: ignore[override] # two inputs, not one
         """Return what the layers make of ``(B, C, *space)`` and an enlarged ``(B, K, *smaller)``."""
         coarse = nn.functional.interpolate(below, size=fine.shape[2:], mode="nearest")
         x = torch.cat([fine, coarse], dim=1)

@@ -121,6 +121,18 @@ def measure(bench: Bench) -> None:
 @contextmanager
 def open_lab() -> Iterator[tuple[Any, Any, ModuleType]]:
     """Run JupyterLab in a folder with ``slide.svs``; give a page of it, the Lab, and the module of its tests."""
+    with open_browser() as (chromium, lab, real):
+        write_slide(lab.folder / "slide.svs", SIDE)
+        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        page.add_init_script(COUNT + PULL)
+        page.goto(f"{lab.url}lab?reset&token={lab.token}")
+        page.wait_for_selector(".jp-DirListing-item >> text=slide.svs", timeout=90_000)
+        yield page, lab, real
+
+
+@contextmanager
+def open_browser() -> Iterator[tuple[Any, Any, ModuleType]]:
+    """Run JupyterLab in an empty folder; give a browser, the Lab, and the module of its tests."""
     from playwright.sync_api import sync_playwright
 
     # Page, server and kernel are processes of their own, and share the machine as they do at work.
@@ -131,14 +143,9 @@ def open_lab() -> Iterator[tuple[Any, Any, ModuleType]]:
         folder, home = Path(place) / "root", Path(place) / "home"
         folder.mkdir()
         home.mkdir()
-        write_slide(folder / "slide.svs", SIDE)
         chromium = driver.chromium.launch(executable_path=real.CHROMIUM, args=real.FLAGS)
         with real.run_lab(folder, home) as lab:
-            page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-            page.add_init_script(COUNT + PULL)
-            page.goto(f"{lab.url}lab?reset&token={lab.token}")
-            page.wait_for_selector(".jp-DirListing-item >> text=slide.svs", timeout=90_000)
-            yield page, lab, real
+            yield chromium, lab, real
         chromium.close()
 
 

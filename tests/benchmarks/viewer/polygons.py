@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 from harness import Bench
-from viewer.browser import load_conftest
+from viewer.browser import open_browser
 
 from dhlab.annotations import Annotations
 
@@ -85,22 +83,11 @@ PAN = """async (root, pixels) => {
 
 def measure(bench: Bench) -> None:
     """Load, recolour and pan, with all in view and close by."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    from playwright.sync_api import sync_playwright
-
-    real = load_conftest()
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
-        folder, home = Path(place) / "root", Path(place) / "home"
-        folder.mkdir()
-        home.mkdir()
-        chromium = driver.chromium.launch(executable_path=real.CHROMIUM, args=real.FLAGS)
-        with real.run_lab(folder, home) as lab:
-            for count, side in SIDES.items():
-                page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-                measure_one(bench, real, page, lab, count=count, side=side)
-                page.close()
-        chromium.close()
+    with open_browser() as (chromium, lab, real):
+        for count, side in SIDES.items():
+            page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+            measure_one(bench, real, page, lab, count=count, side=side)
+            page.close()
 
 
 def measure_one(bench: Bench, real: Any, page: Any, lab: Any, *, count: int, side: int) -> None:
