@@ -31,6 +31,17 @@ case $profile in
       [ -e /usr/aarch64-linux-gnu/include/stdio.h ] || wanted+=(libc6-dev-arm64-cross)
     fi
     command -v chromium chromium-browser google-chrome >/dev/null || wanted+=(chromium)
+    # napari draws on a screen that nobody sees, and in a browser through VNC.
+    need Xvfb xvfb
+    need Xtigervnc tigervnc-standalone-server
+    need openbox openbox
+    for library in libEGL.so.1:libegl1 libGL.so.1:libgl1 libOpenGL.so.0:libopengl0 libdbus-1.so.3:libdbus-1-3 \
+      libfontconfig.so.1:libfontconfig1 libxkbcommon-x11.so.0:libxkbcommon-x11-0 libxcb-cursor.so.0:libxcb-cursor0 \
+      libxcb-icccm.so.4:libxcb-icccm4 libxcb-keysyms.so.1:libxcb-keysyms1 libxcb-image.so.0:libxcb-image0 \
+      libxcb-render-util.so.0:libxcb-render-util0 libxcb-shape.so.0:libxcb-shape0 libxcb-xinerama.so.0:libxcb-xinerama0; do
+      PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -q "${library%:*}" || wanted+=("${library#*:}")
+    done
+    compgen -G '/usr/lib/*/dri/swrast_dri.so' >/dev/null || wanted+=(libgl1-mesa-dri)
     ;;
 esac
 if [ -n "$horovod" ]; then need g++ g++; need make make; need cmake cmake; fi
