@@ -9,6 +9,7 @@ from .datasets import Dataset as Dataset
 from .diagnosis import doctor as doctor
 from .errors import DHLabError as DHLabError
 from .evaluation import calibrate as calibrate
+from .evaluation import compare_annotators as compare_annotators
 from .evaluation import evaluate as evaluate
 from .explanation import explain as explain
 from .grid import TileGrid as TileGrid

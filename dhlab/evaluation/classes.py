@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from dhlab.evaluation import drawing
-from dhlab.evaluation.evidence import Draws, Worst, divide, name_rare, sum_by_unit
+from dhlab.evaluation.evidence import Draws, Worst, name_rare, sum_by_unit
 from dhlab.evaluation.judging import BINS
 from dhlab.metrics import (
     auc,
@@ -23,6 +23,7 @@ from dhlab.metrics import (
     weighted_auc,
     weighted_average_precision,
 )
+from dhlab.metrics.confusion import divide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

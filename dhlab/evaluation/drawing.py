@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dhlab.datasets import draw_sample
-from dhlab.display import class_color
+from dhlab.display import class_color, heat_colors
 from dhlab.metrics import auc, average_precision, precision_recall_curve, roc_curve
 from dhlab.report import Figure
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
     from dhlab.datasets import Dataset
     from dhlab.evaluation.evidence import Worst
+    from dhlab.scan import Scan
 
 __all__ = [
     "GALLERY",
     "draw_agreement",
     "draw_confusion",
     "draw_curves",
+    "draw_disagreement",
     "draw_gallery",
     "draw_reliability",
     "shorten",
@@ -110,6 +112,33 @@ def draw_confusion(total: NDArray[Any], classes: Sequence[str]) -> Figure:
         bar.outline.set_visible(False)
     text = "Confusion matrix: share of each true class (row) that was taken for each class"
     return saved(f"{text}, and how many." if many <= MOST_CELLS else f"{text}.")
+
+
+def draw_disagreement(heat: Scan, name: str) -> Figure:
+    """Draw where annotators differ.
+
+    Parameters
+    ----------
+    heat
+        Share of pairs that differ, ``yx`` uint8.
+    name
+        Name of the scan that they drew on.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
+    picture = heat.thumbnail(CELL)
+    high, wide = (5.2 * side / max(picture.shape[:2]) for side in picture.shape[:2])
+    with _canvas(wide + 1.4, high + 0.3) as (canvas, saved):
+        axes = canvas.subplots()
+        axes.set_axis_off()
+        axes.imshow(picture, interpolation="nearest")
+        bar = canvas.colorbar(
+            ScalarMappable(cmap=ListedColormap(heat_colors() / 255)), ax=axes, fraction=0.046, pad=0.03
+        )
+        bar.set_label("Share of pairs that differ", fontsize=9)
+        bar.outline.set_visible(False)
+    return saved(f"Where annotators differ: {name}.")
 
 
 def draw_curves(curves: Sequence[tuple[str, Any, Any]], *, threshold: float | None = None) -> list[Figure]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from dhlab.report import Figure
 
-__all__ = ["Curve", "Draws", "Evidence", "Worst", "count_pairs", "divide", "name_rare", "sum_by_unit"]
+__all__ = ["Curve", "Draws", "Evidence", "Worst", "count_pairs", "name_rare", "sum_by_unit"]
 
 Draws = dict[str, "NDArray[np.float64]"]
 Curve = tuple[str, "NDArray[Any]", "NDArray[np.float64]", float]
@@ -101,11 +101,6 @@ def count_pairs(
     codes = (place * classes + truth.astype(np.int64)) * classes + decision.astype(np.int64)
     counts = np.bincount(codes, minlength=units * classes * classes)
     return counts.reshape(units, classes, classes).astype(np.float64)
-
-
-def divide(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Return ``part / whole``, NaN where there is nothing."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 
 def name_rare(classes: Sequence[str], per_unit: NDArray[Any], unit: str, *, least: int = 5) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from dhlab.evaluation import drawing
-from dhlab.evaluation.evidence import Draws, Worst, count_pairs, divide, name_rare, sum_by_unit
+from dhlab.evaluation.evidence import Draws, Worst, count_pairs, name_rare, sum_by_unit
 from dhlab.evaluation.judging import BINS
 from dhlab.metrics import (
     auc,
@@ -21,6 +21,7 @@ from dhlab.metrics import (
     weighted_auc,
     weighted_average_precision,
 )
+from dhlab.metrics.confusion import divide
 from dhlab.tasks import IGNORE
 
 if TYPE_CHECKING:

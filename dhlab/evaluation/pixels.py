@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from dhlab.evaluation import drawing
-from dhlab.evaluation.evidence import Draws, Worst, divide, name_rare, sum_by_unit
+from dhlab.evaluation.evidence import Draws, Worst, name_rare, sum_by_unit
 from dhlab.metrics import dice, iou, mean_defined, precision, sensitivity, specificity
+from dhlab.metrics.confusion import divide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

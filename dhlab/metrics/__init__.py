@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dhlab.metrics.agreement import cohen_kappa, fleiss_kappa
 from dhlab.metrics.calibration import brier_score, expected_calibration_error, reliability_bins
 from dhlab.metrics.confusion import (
     accuracy,
@@ -48,11 +49,13 @@ __all__ = [
     "bootstrap_interval",
     "brier_score",
     "choose_threshold",
+    "cohen_kappa",
     "confusion_matrix",
     "detection_f1",
     "dice",
     "draw_weights",
     "expected_calibration_error",
+    "fleiss_kappa",
     "hausdorff95",
     "iou",
     "label_objects",

@@ -81,7 +81,7 @@ def dice(confusion: ArrayLike) -> NDArray[np.float64]:
         ``(…, classes)`` float64.
     """
     hits, missed, wrong = _counts(confusion)
-    return _divide(2 * hits, 2 * hits + missed + wrong)
+    return divide(2 * hits, 2 * hits + missed + wrong)
 
 
 def iou(confusion: ArrayLike) -> NDArray[np.float64]:
@@ -93,7 +93,7 @@ def iou(confusion: ArrayLike) -> NDArray[np.float64]:
         ``(…, classes, classes)``, rows true, columns predicted.
     """
     hits, missed, wrong = _counts(confusion)
-    return _divide(hits, hits + missed + wrong)
+    return divide(hits, hits + missed + wrong)
 
 
 def sensitivity(confusion: ArrayLike) -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ def sensitivity(confusion: ArrayLike) -> NDArray[np.float64]:
         ``(…, classes, classes)``, rows true, columns predicted.
     """
     hits, missed, _ = _counts(confusion)
-    return _divide(hits, hits + missed)
+    return divide(hits, hits + missed)
 
 
 def specificity(confusion: ArrayLike) -> NDArray[np.float64]:
@@ -118,7 +118,7 @@ def specificity(confusion: ArrayLike) -> NDArray[np.float64]:
     """
     hits, missed, wrong = _counts(confusion)
     rest = np.asarray(confusion, np.float64).sum((-2, -1))[..., None] - hits - missed
-    return _divide(rest - wrong, rest)
+    return divide(rest - wrong, rest)
 
 
 def precision(confusion: ArrayLike) -> NDArray[np.float64]:
@@ -130,7 +130,7 @@ def precision(confusion: ArrayLike) -> NDArray[np.float64]:
         ``(…, classes, classes)``, rows true, columns predicted.
     """
     hits, _, wrong = _counts(confusion)
-    return _divide(hits, hits + wrong)
+    return divide(hits, hits + wrong)
 
 
 def accuracy(confusion: ArrayLike) -> float:
@@ -142,7 +142,7 @@ def accuracy(confusion: ArrayLike) -> float:
         ``(classes, classes)``, rows true, columns predicted.
     """
     matrix = np.asarray(confusion, np.float64)
-    return float(_divide(np.trace(matrix), matrix.sum()))
+    return float(divide(np.trace(matrix), matrix.sum()))
 
 
 def balanced_accuracy(confusion: ArrayLike) -> float:
@@ -183,7 +183,7 @@ def mean_defined(values: ArrayLike, *, axis: int | None = None) -> Any:
     """
     array = np.asarray(values, np.float64)
     known = ~np.isnan(array)
-    mean = _divide(np.where(known, array, 0).sum(axis), known.sum(axis))
+    mean = divide(np.where(known, array, 0).sum(axis), known.sum(axis))
     return float(mean) if axis is None else mean
 
 
@@ -196,7 +196,8 @@ def _counts(confusion: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float
     return hits, matrix.sum(-1) - hits, matrix.sum(-2) - hits
 
 
-def _divide(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
+def divide(part: ArrayLike, whole: ArrayLike) -> NDArray[np.float64]:
+    """Return ``part / whole``, NaN where there is nothing."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     share = np.full(np.broadcast(part, whole).shape, np.nan)
     np.divide(part, whole, out=share, where=whole > 0)
