@@ -4,6 +4,7 @@ from . import augment as augment
 from . import kernels as kernels
 from . import mil as mil
 from .annotations import Annotations as Annotations
+from .annotations import Document as Document
 from .cards import ModelCard as ModelCard
 from .datasets import Dataset as Dataset
 from .diagnosis import doctor as doctor

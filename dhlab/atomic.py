@@ -32,6 +32,7 @@ __all__ = [
     "remove",
     "storage_error",
     "storage_errors",
+    "sync",
     "sync_tree",
 ]
 
@@ -76,9 +77,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = _partial(target)
     with _removed_on_failure(partial, target):
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 @contextmanager
@@ -164,8 +165,8 @@ def sync_tree(folder: Path) -> None:
     """Make every file and folder under `folder` durable."""
     for place, _, files in os.walk(folder):
         for name in files:
-            _sync(Path(place, name))
-        _sync(Path(place))
+            sync(Path(place, name))
+        sync(Path(place))
 
 
 def move_into_place(source: Path, target: Path) -> None:
@@ -188,7 +189,7 @@ def move_into_place(source: Path, target: Path) -> None:
         target.rename(aside)
         source.rename(target)
         remove(aside)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def remove(path: Path) -> None:
@@ -275,7 +276,8 @@ def _removed_on_failure(partial: Path, target: Path) -> Iterator[None]:
             raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

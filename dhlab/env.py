@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dhlab.errors import BadValueError
 
-__all__ = ["VARIABLES", "Variable", "cache_folder", "data_folder", "get", "hub_prefix", "thread_count"]
+__all__ = ["VARIABLES", "Variable", "cache_folder", "data_folder", "get", "hub_prefix", "thread_count", "user_name"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ VARIABLES = {
         Variable("DHLAB_KERNELS", "auto", ("auto", "triton", "cpu", "torch"), "which form of the fused kernels runs"),
         Variable("DHLAB_THREADS", "", (), "threads that decode tiles; else the cores this process may use"),
         Variable("DHLAB_TIMELINE", "", (), "folder of the time-to-model ledger; else no ledger is kept"),
+        Variable("JUPYTERHUB_USER", "", (), "set by JupyterHub: who is logged in; the author of annotations"),
         Variable("JUPYTERHUB_SERVICE_PREFIX", "", (), "set by JupyterHub: the URL prefix of this server"),
         Variable("XDG_CACHE_HOME", "", (), "the user's cache folder, as on any Linux desktop"),
     )
@@ -63,6 +64,18 @@ def cache_folder() -> Path:
     if value := get("DHLAB_CACHE"):
         return Path(value).expanduser()
     return Path(get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhlab"
+
+
+def user_name() -> str:
+    """Return who works here: the name at JupyterHub, else that of the login."""
+    if value := get("JUPYTERHUB_USER"):
+        return value
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):  # a container may give its process a number without a name
+        return f"user {os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
 def hub_prefix() -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["flatten", "moved", "to_annotations"]
+__all__ = ["check_features", "class_name_of", "color_of", "flatten", "moved", "to_annotations"]
 
 # QuPath 0.2 kept the kind of an object in its id.
 LEGACY_KINDS = {
@@ -82,7 +82,7 @@ def to_annotations(
         Name of the file and number of the first feature, for messages.
     """
     name, first = where
-    _check(features, name, first)
+    check_features(features, name, first)
     numbers = np.arange(first, first + len(features))
     if spans is None:
         present = [feature.get("geometry") is not None for feature in features]
@@ -107,7 +107,8 @@ def to_annotations(
     return _columns(features, geometries, shift=shift, where=(name, numbers))
 
 
-def _check(features: list[Any], name: str, first: int) -> None:
+def check_features(features: list[Any], name: str, first: int) -> None:
+    """Raise `BadFileError` unless all are features, the first of which has the number `first`."""
     if (
         set(map(type, features)) <= {dict}
         and set(map(str, values_of(features, "type"))) == {"Feature"}
@@ -198,22 +199,26 @@ def _classes(
     table: dict[str, RGB] = {}
     for name in dict.fromkeys(names):
         if name is not None:
-            table[name] = _color(firsts[name], len(table))
+            table[name] = color_of(firsts[name], len(table))
     index = {name: i for i, name in enumerate(table)} | {None: -1}
     return np.fromiter(map(index.__getitem__, names), np.int32, len(names)), table
 
 
 def _class_name(label: Any, row: int, where: tuple[str, NDArray[np.int64]]) -> str | None:
-    """Return the name of a classification; the parts of a derived one are joined as QuPath shows them."""
-    if label is None or isinstance(label, str):
-        return label or None
     try:
-        name = label.get("name")
-        name = ": ".join(label["names"]) if name is None and label.get("names") else name
+        return class_name_of(label)
     except (AttributeError, TypeError) as error:
         raise BadFileError(
             f"feature {where[1][row]} of {where[0]} has a classification that is no object. Export it again."
         ) from error
+
+
+def class_name_of(label: Any) -> str | None:
+    """Return the name of a classification; the parts of a derived one are joined as QuPath shows them."""
+    if label is None or isinstance(label, str):
+        return label or None
+    name = label.get("name")
+    name = ": ".join(label["names"]) if name is None and label.get("names") else name
     return None if name is None else str(name)
 
 
@@ -236,7 +241,8 @@ def _extras(feature: dict[str, Any], properties: dict[str, Any], shift: tuple[fl
     return found or None
 
 
-def _color(label: Mapping[str, Any], index: int) -> RGB:
+def color_of(label: Mapping[str, Any], index: int) -> RGB:
+    """Return the colour of a classification, or else that of the class with an index."""
     color = label.get("color", label.get("colorRGB"))
     if isinstance(color, list) and len(color) >= 3 and all(isinstance(v, (int, float)) for v in color):
         red, green, blue = (min(255, max(0, int(v))) for v in color[:3])

@@ -185,7 +185,7 @@ def _document(chunks: Iterable[Annotations], offset: Sequence[float], decimals: 
 
 def _features(part: Annotations, shift: tuple[float, float], decimals: int) -> list[bytes]:
     """Return every feature as JSON, in QuPath's order of keys."""
-    geometries = _geometry_texts(part.geometries, shift, decimals)
+    geometries = geometry_texts(part.geometries, shift, decimals)
     properties = _property_texts(part)
     lines = [
         b'{"type":"Feature","id":%b,"geometry":{%b},"properties":%b}' % texts
@@ -209,7 +209,7 @@ def _features(part: Annotations, shift: tuple[float, float], decimals: int) -> l
     return lines
 
 
-def _geometry_texts(geometries: NDArray[np.object_], shift: tuple[float, float], decimals: int) -> list[bytes]:
+def geometry_texts(geometries: NDArray[np.object_], shift: tuple[float, float], decimals: int) -> list[bytes]:
     """Return ``"type":…,"coordinates":…`` of every geometry."""
     texts: list[bytes] = [b""] * len(geometries)
     types = shapely.get_type_id(geometries)
@@ -217,7 +217,7 @@ def _geometry_texts(geometries: NDArray[np.object_], shift: tuple[float, float],
         rows = np.flatnonzero(types == code)
         if code == 7:  # GeometryCollection
             for row in rows.tolist():
-                members = _geometry_texts(np.array(geometries[row].geoms, object), shift, decimals)
+                members = geometry_texts(np.array(geometries[row].geoms, object), shift, decimals)
                 inner = b",".join(b"{%b}" % text for text in members)
                 texts[row] = b'"type":"GeometryCollection","geometries":[%b]' % inner
             continue
@@ -263,7 +263,7 @@ def _property_texts(part: Annotations) -> list[bytes]:
         and not any(extra and "properties" in extra for extra in part.extras.tolist())
     )
     classes, kinds = part.classes.tolist(), part.kinds.tolist()
-    labels = [_classification(n, c) for n, c in zip(part.class_names, part.class_colors, strict=True)]
+    labels = [classification_of(n, c) for n, c in zip(part.class_names, part.class_colors, strict=True)]
     if simple:
 
         @cache
@@ -298,6 +298,7 @@ def _property_texts(part: Annotations) -> list[bytes]:
     return texts
 
 
-def _classification(name: str, color: RGB) -> dict[str, Any]:
+def classification_of(name: str, color: RGB) -> dict[str, Any]:
+    """Return a class as QuPath writes it: a derived one by its parts."""
     parts = name.split(": ")
     return ({"name": name} if len(parts) == 1 else {"names": parts}) | {"color": list(color)}

@@ -1,0 +1,663 @@
+"""`Document`: the annotations of one scan on the disk, which several people and programs edit at once."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import threading
+import time
+import uuid
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from dhlab import env
+from dhlab.annotations.checking import check_changes, check_color, to_geometry_bytes
+from dhlab.annotations.collection import RGB, Annotations
+from dhlab.annotations.coordinates import object_array
+from dhlab.annotations.edits import Change, Edit, History
+from dhlab.annotations.geojson import geojson_bytes, geojson_offset
+from dhlab.annotations.records import CLASS, GEOMETRY, METADATA, PROPERTIES, REVIEW, annotate, feature_bytes
+from dhlab.annotations.snapshot import identify, read_features
+from dhlab.annotations.store import FILE_TOOL, Store, Update
+from dhlab.annotations.undoing import reverse, stacks
+from dhlab.display import class_color
+from dhlab.errors import BadValueError, DHLabError, StorageError, UnknownNameError, suggest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from shapely.geometry.base import BaseGeometry
+
+    from dhlab.scan import Scan
+
+__all__ = ["Document", "DocumentClass"]
+
+SUFFIX = ".geojson"
+PAUSE_S = 0.2
+# The file follows an edit after this time, or after so many times what writing it takes.
+SAVE_AFTER_S, SAVE_SHARE = 0.5, 5.0
+SHORTCUTS = "123456789"
+# Revisions that a front may lag behind before it asks for everything.
+JOURNAL = 10_000
+_open: weakref.WeakSet[Document] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class DocumentClass:
+    """A class that objects of a document can have.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    color
+        RGB.
+    shortcut
+        Key that chooses it, or an empty text.
+    """
+
+    name: str
+    color: RGB
+    shortcut: str
+
+
+class Document:
+    """The annotations of one scan, on the disk: GeoJSON as QuPath writes it, and beside it a log of every edit.
+
+    Open it with `Document.open`. An edit is in the log, and thereby safe, when the method that makes it returns; the
+    GeoJSON follows within moments and at `close`. Any number of processes may have the same document open: edits are
+    merged field by field, the last one counts, and no lock is used. What another program writes into the GeoJSON is
+    taken for an edit, too. Undo and redo have no limit and survive closing. Safe between threads.
+
+    Attributes
+    ----------
+    path
+        The GeoJSON.
+    author
+        Who edits here, unless a method is told otherwise.
+    read_only
+        Why nothing can be edited, or None.
+    scan_identity
+        Name, shape, spacing and unit of the scan.
+    """
+
+    def __init__(self, scan: Scan, path: Path, author: str) -> None:
+        self.path, self.author = path, author
+        self.scan_identity = identify(scan)
+        self._parent = scan.as_parent()
+        self._store = Store(path, self.scan_identity, geojson_offset(scan))
+        self.read_only = self._store.why_read_only()
+        self._lock = threading.RLock()
+        self._observers: list[Callable[[Update], None]] = []
+        self._journal: list[tuple[int, Update]] = []
+        self._journal_start = self.revision
+        self._annotations: Annotations | None = None
+        self._stale: set[str] = set()
+        self._unsaved_since: float | None = None
+        self._saving_takes = 0.0
+        self._watched = self._closed = False
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        _open.add(self)
+
+    @classmethod
+    def open(cls, scan: Scan, path: str | os.PathLike[str] | None = None, author: str | None = None) -> Document:
+        """Open the document of a scan; nothing is written before the first edit.
+
+        Parameters
+        ----------
+        scan
+            The scan.
+        path
+            The GeoJSON, ``….geojson``, which need not exist; by default that beside the scan's file.
+        author
+            Who edits; by default the user at JupyterHub, or the login name.
+
+        Returns
+        -------
+        Document
+            With the edits of everybody so far.
+
+        Raises
+        ------
+        BadFileError
+            If the file is damaged, or file or log belong to another scan.
+        BadValueError
+            If the scan has no file and no `path` is given.
+
+        Warns
+        -----
+        DHLabWarning
+            If a line of the log is damaged or truncated; it is left out.
+        """
+        place = Path(path).expanduser() if path is not None else _beside(scan)
+        if not place.name.endswith(SUFFIX):
+            raise BadValueError(f"{place.name!r} as a document; expected a name that ends in {SUFFIX}.")
+        return cls(scan, place.absolute(), author or env.user_name())
+
+    @property
+    def revision(self) -> int:
+        """Grows with every edit, whoever made it."""
+        return len(self._store.edits)
+
+    @property
+    def classes(self) -> tuple[DocumentClass, ...]:
+        """The classes, with a digit as the shortcut of each that was not given one."""
+        with self._lock:
+            known = self._store.state.known_classes()
+        taken = {fields.get("shortcut") for fields in known.values()}
+        free = iter([key for key in SHORTCUTS if key not in taken])
+        return tuple(
+            DocumentClass(name, tuple(fields["color"]), fields.get("shortcut") or next(free, ""))
+            for name, fields in known.items()
+        )
+
+    @property
+    def annotations(self) -> Annotations:
+        """What is drawn now; the same value until the next edit.
+
+        Raises
+        ------
+        BadFileError
+            If an object's geometry is malformed.
+        """
+        with self._lock:
+            if self._annotations is None or self._stale:
+                self._annotations = self._annotate(self._annotations)
+                self._stale.clear()
+            return self._annotations
+
+    def feature(self, key: str) -> bytes | None:
+        """Return an object as a GeoJSON feature, UTF-8, in level-0 pixels (x, y); None if there is none.
+
+        Parameters
+        ----------
+        key
+            Its id.
+        """
+        with self._lock:
+            record = self._store.state.objects.get(key)
+            return None if record is None else feature_bytes(key, record, self._store.state.colors())
+
+    def add(
+        self,
+        annotations: Annotations | BaseGeometry,
+        class_name: str | None = None,
+        *,
+        tool: str = "script",
+        review: str | None = None,
+    ) -> Edit | None:
+        """Add shapes as one edit.
+
+        Parameters
+        ----------
+        annotations
+            Annotations, which keep their ids, or one geometry in level-0 pixels (x, y).
+        class_name
+            Class of all, where it is not theirs.
+        tool
+            What they were made with.
+        review
+            ``"proposed"``, ``"accepted"`` or ``"rejected"``, of all.
+
+        Returns
+        -------
+        Edit or None
+            None if all was there already.
+
+        Raises
+        ------
+        BadValueError
+            If a shape is none, such as a polygon without area.
+        StorageError
+            If the document is read-only or the edit cannot be written.
+        """
+        if isinstance(annotations, Annotations):
+            objects = read_features(geojson_bytes(annotations), "the annotations")[0]
+            colors = dict(zip(annotations.class_names, annotations.class_colors, strict=True))
+        else:
+            objects = {str(uuid.uuid4()): {GEOMETRY: to_geometry_bytes(object_array([annotations]))[0]}}
+            colors = {}
+        extra: dict[str, Any] = {"exists": True}
+        extra |= {CLASS: {"name": class_name}} if class_name is not None else {}
+        extra |= {REVIEW: review} if review is not None else {}
+        changes = []
+        for key, record in objects.items():
+            after = {**record, **extra}
+            if (label := after.get(CLASS)) and label["name"] in colors:
+                after[CLASS] = {**label, "color": list(colors[label["name"]])}
+            changes.append(Change("object", key, {}, after))
+        return self.apply(changes, tool=tool)
+
+    def remove(self, ids: str | Iterable[str], *, tool: str = "script") -> Edit | None:
+        """Remove objects by their ids, as one edit."""
+        return self.apply([Change("object", key, {}, {"exists": False}) for key in _listed(ids)], tool=tool)
+
+    def change(self, ids: str | Iterable[str], *, tool: str = "script", **fields: Any) -> Edit | None:
+        """Change objects by their ids, as one edit.
+
+        Parameters
+        ----------
+        ids
+            One id or several.
+        tool
+            What it is made with.
+        fields
+            ``class_name``, ``name``, ``review``: the same for all, None for none. ``geometry``: a geometry in level-0
+            pixels (x, y), or one for each id.
+
+        Returns
+        -------
+        Edit or None
+            None if it was so already.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such object or field.
+        BadValueError
+            If a value is none that the field can have.
+        StorageError
+            If the document is read-only or the edit cannot be written.
+        """
+        keys = _listed(ids)
+        after: dict[str, Any] = {}
+        known = ("class_name", "geometry", "name", "review")
+        if unknown := set(fields) - set(known):
+            raise UnknownNameError(f"no field {min(unknown)!r}.{suggest(min(unknown), known)}")
+        if "class_name" in fields:
+            after[CLASS] = None if fields["class_name"] is None else {"name": fields["class_name"]}
+        after |= {PROPERTIES + "name": fields["name"]} if "name" in fields else {}
+        after |= {REVIEW: fields["review"]} if "review" in fields else {}
+        each: list[dict[str, Any]] = [dict(after) for _ in keys]
+        if (geometry := fields.get("geometry")) is not None:
+            shapes = [geometry] if hasattr(geometry, "geom_type") else list(geometry)
+            if len(shapes) != len(keys):
+                raise BadValueError(f"{len(shapes)} geometries for {len(keys)} objects; expected one for each.")
+            for mine, text in zip(each, to_geometry_bytes(object_array(shapes)), strict=True):
+                mine[GEOMETRY] = text
+        return self.apply([Change("object", k, {}, mine) for k, mine in zip(keys, each, strict=True)], tool=tool)
+
+    def comment(self, ids: str | Iterable[str], text: str, *, author: str | None = None) -> Edit | None:
+        """Add a comment to objects; it stands in their metadata, beside those of others."""
+        key = f"{METADATA}comment {_now()} {author or self.author}"
+        return self.apply(
+            [Change("object", one, {}, {key: text}) for one in _listed(ids)], tool="comment", author=author
+        )
+
+    def apply(
+        self, changes: Sequence[Change | Mapping[str, Any]], *, tool: str, author: str | None = None
+    ) -> Edit | None:
+        """Make changes of objects, as one edit.
+
+        Parameters
+        ----------
+        changes
+            Of any number of objects: `Change`, or mappings ``{"object": id, "after": {field: value}}`` with the fields
+            of `Change`. A new object has ``exists`` and ``geometry``, which is GeoJSON in level-0 pixels.
+        tool
+            What they are made with.
+        author
+            Who makes them, if not `author`.
+
+        Returns
+        -------
+        Edit or None
+            None if it was so already. Its `note` says what was mended.
+
+        Raises
+        ------
+        BadValueError
+            If a change is malformed or a geometry is no shape; nothing is changed then.
+        UnknownNameError
+            If there is no such object.
+        StorageError
+            If the document is read-only or the edit cannot be written.
+        """
+        who = author or self.author
+        created = {METADATA + "author": who, METADATA + "time": _now()}
+        with self._lock:
+            wanted, note = check_changes(changes, self._store.state, created)
+            return self._commit(wanted, author=who, tool=tool, note=note) if wanted else None
+
+    def undo(self, author: str | None = None) -> Edit | None:
+        """Take back the last edit of an author that stands; return None if there is none.
+
+        Values that others have changed since stay as they are; `note` of the edit says whose they are.
+
+        Parameters
+        ----------
+        author
+            Whose edit; by default that of `author`.
+
+        Raises
+        ------
+        StorageError
+            If the document is read-only or the edit cannot be written.
+        """
+        return self._step(author or self.author, again=False)
+
+    def redo(self, author: str | None = None) -> Edit | None:
+        """Make the edit again that an author took back last; return None if there is none. See `undo`."""
+        return self._step(author or self.author, again=True)
+
+    def revert(self, edit: Edit, *, author: str | None = None) -> Edit:
+        """Take back any edit, whoever made it. See `undo`."""
+        with self._lock:
+            return self._reverse(edit, author or self.author, again=False)
+
+    def can_undo(self, author: str | None = None) -> tuple[int, int]:
+        """Return how many edits an author can undo, and redo."""
+        with self._lock:
+            done, undone = stacks(self.history(), author or self.author)
+        return len(done), len(undone)
+
+    def history(self, key: str | None = None) -> History:
+        """Return all edits, in order, or those of one object by its id."""
+        with self._lock:
+            edits = [self._store.edits[stamp] for stamp in sorted(self._store.edits)]
+        if key is not None:
+            edits = [edit for edit in edits if key.encode() in edit.line and key in edit.objects]
+        return History(edits)
+
+    def set_class(
+        self, name: str, *, color: RGB | None = None, shortcut: str | None = None, author: str | None = None
+    ) -> Edit | None:
+        """Make a class, or change its colour or shortcut.
+
+        Parameters
+        ----------
+        name
+            Its name; parts of a derived class are joined by ``": "`` as in QuPath.
+        color
+            RGB; None keeps it, or chooses one.
+        shortcut
+            One character that no other class has; None keeps it, an empty text takes it away.
+        author
+            Who makes the edit, if not `author`.
+
+        Raises
+        ------
+        BadValueError
+            If the colour is none, or the shortcut is longer or taken.
+        StorageError
+            If the document is read-only or the edit cannot be written.
+        """
+        if not str(name).strip():
+            raise BadValueError(f"class name {name!r}; expected some text.")
+        with self._lock:
+            known = self._store.state.known_classes()
+            present = known.get(name)
+            after: dict[str, Any] = {"exists": True} if present is None else {}
+            if color is not None or present is None:
+                after["color"] = check_color(class_color(len(known)) if color is None else color)
+            if shortcut is not None:
+                if len(shortcut) > 1:
+                    raise BadValueError(f"shortcut {shortcut!r}; expected one character.")
+                if whose := [n for n, f in known.items() if n != name and shortcut and f.get("shortcut") == shortcut]:
+                    raise BadValueError(f"shortcut {shortcut!r} belongs to {whose[0]!r}; choose another.")
+                after["shortcut"] = shortcut or None
+            was = present or {"exists": False}
+            changed = {key: value for key, value in after.items() if not _same_value(was.get(key), value)}
+            if not changed:
+                return None
+            change = Change("class", name, {key: was.get(key) for key in changed}, changed)
+            return self._commit([change], author=author or self.author, tool="class")
+
+    def remove_class(self, name: str, to: str | None = None, *, author: str | None = None) -> Edit:
+        """Remove a class.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        to
+            Class that its objects get instead.
+        author
+            Who makes the edit, if not `author`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such class.
+        BadValueError
+            If objects have it, and `to` does not say what becomes of them.
+        StorageError
+            If the document is read-only or the edit cannot be written.
+        """
+        with self._lock:
+            state = self._store.state
+            known = state.known_classes()
+            if name not in known:
+                raise UnknownNameError(f"no class {name!r}.{suggest(name, known)}")
+            users = [
+                key for key, fields in state.objects.present().items() if (fields.get(CLASS) or {}).get("name") == name
+            ]
+            if users and (to is None or to == name):
+                raise BadValueError(
+                    f"{len(users):,} objects have the class {name!r}; expected another class for them: "
+                    f'remove_class({name!r}, to="…").'
+                )
+            wanted = [Change("object", key, {}, {CLASS: {"name": to}}) for key in users]
+            changes, _ = check_changes(wanted, state, {})
+            changes.append(Change("class", name, dict(known[name]), {"exists": False}))
+            return self._commit(changes, author=author or self.author, tool="class")
+
+    def observe(self, callback: Callable[[Update], None]) -> Callable[[], None]:
+        """Call ``callback(update)`` after every edit, whoever made it, and keep looking for those of others.
+
+        Parameters
+        ----------
+        callback
+            Called with an `Update`, in the thread that made or found the edit; it must be quick.
+
+        Returns
+        -------
+        callable
+            Ends it.
+        """
+        with self._lock:
+            self._observers.append(callback)
+
+        def end() -> None:
+            with self._lock:
+                if callback in self._observers:
+                    self._observers.remove(callback)
+
+        self.watch()
+        return end
+
+    def changes_since(self, revision: int) -> Update | None:
+        """Return what has changed since a revision, at once; None if that is too long ago to know.
+
+        Parameters
+        ----------
+        revision
+            A former `revision` of this object.
+        """
+        with self._lock:
+            if not self._journal_start <= revision <= self.revision:
+                return None
+            later = [update for number, update in self._journal if number > revision]
+        return Update.join(later)
+
+    def watch(self) -> None:
+        """Look for edits of others several times a second, in a thread of its own, until `close`."""
+        self._watched = True
+        self._start()
+
+    def poll(self) -> bool:
+        """Look once for edits of others, merge them, and return whether there were any."""
+        with self._lock:
+            update = self._store.poll()
+            if update is not None:
+                self._tell(update)
+                if any(edit.tool == FILE_TOOL for edit in update.edits):
+                    self._mark_unsaved()
+        return update is not None
+
+    def save(self) -> None:
+        """Write the GeoJSON now.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written. The edits are safe in the log.
+        """
+        with self._lock:
+            started = time.monotonic()
+            self.poll()
+            if self._store.log.writer is not None and self._store.save():
+                self._unsaved_since = None
+            self._saving_takes = time.monotonic() - started
+
+    def close(self) -> None:
+        """Write the GeoJSON if need be, and stop looking for edits of others."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._wake.set()
+            try:
+                if self._unsaved_since is not None:
+                    self.save()
+            finally:
+                self._store.log.close()
+                self._observers.clear()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._store.state.objects.present())
+
+    def __repr__(self) -> str:
+        state = f", read-only: {self.read_only}" if self.read_only else ""
+        return f"Document {self.path.name!r}: {len(self):,} objects on {self.scan_identity['name']!r}{state}"
+
+    def _repr_html_(self) -> str:
+        return self.annotations._repr_html_()
+
+    def _commit(self, changes: list[Change], *, author: str, tool: str, **more: Any) -> Edit:
+        if self.read_only is None and self._closed:
+            raise StorageError(f"{self.path.name} is closed; open it again: dh.Document.open(…).")
+        if self.read_only is not None:
+            raise StorageError(f"this document cannot be edited: {self.read_only}")
+        edit, update = self._store.commit(changes, author=author, tool=tool, **more)
+        self._mark_unsaved()
+        self._tell(update)
+        return edit
+
+    def _step(self, author: str, *, again: bool) -> Edit | None:
+        with self._lock:
+            stack = stacks(self.history(), author)[again]
+            return self._reverse(self._store.edits[stack[-1]], author, again=again) if stack else None
+
+    def _reverse(self, edit: Edit, author: str, *, again: bool) -> Edit:
+        authors = {stamp: one.author for stamp, one in self._store.edits.items()}
+        changes, note = reverse(edit, self._store.state, authors, again=again)
+        reference = {"redoes" if again else "undoes": edit.stamp}
+        return self._commit(changes, author=author, tool="redo" if again else "undo", note=note, **reference)
+
+    def _tell(self, update: Update) -> None:
+        self._stale.update(update.objects)
+        if update.classes:
+            self._annotations = None
+        self._journal.append((self.revision, update))
+        if len(self._journal) > JOURNAL:
+            self._journal_start = self._journal[JOURNAL // 2][0]
+            del self._journal[: JOURNAL // 2 + 1]
+        for callback in tuple(self._observers):
+            callback(update)
+
+    def _annotate(self, last: Annotations | None) -> Annotations:
+        """Make annotations of all objects; those that did not change are taken from the last ones."""
+        state = self._store.state
+        records, colors = state.objects.present(), state.colors()
+        stale = self._stale if last is not None else set()
+        changed = {key: records[key] for key in (stale if last is not None else records) if key in records}
+        parts = [annotate(changed, colors)] if changed else []
+        if last is not None:
+            parts.insert(0, last[~np.isin(last.ids.astype(str), list(stale))])
+        whole = Annotations.concat([part.on(self._parent) for part in parts]).on(self._parent)
+        places = {key: place for place, key in enumerate(records)}
+        whole = whole[np.argsort([places[key] for key in whole.ids], kind="stable")]
+        names = tuple(colors)
+        index = np.array([*(names.index(name) for name in whole.class_names), -1], np.int32)
+        return whole.replace(classes=index[whole.classes], class_names=names, class_colors=tuple(colors.values()))
+
+    def _mark_unsaved(self) -> None:
+        if self._store.log.writer is not None and self._unsaved_since is None:
+            self._unsaved_since = time.monotonic()
+            self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(
+                    target=_follow, args=(weakref.ref(self), self._wake), name="dhlab-document", daemon=True
+                )
+                self._thread.start()
+
+    def _look(self) -> None:
+        """Do what is due: look for edits of others, write the file."""
+        if self._watched:
+            self.poll()
+        waited = time.monotonic() - (self._unsaved_since or time.monotonic())
+        if waited > max(SAVE_AFTER_S, SAVE_SHARE * self._saving_takes):
+            self.save()
+
+
+def _follow(reference: weakref.ref[Document], ended: threading.Event) -> None:
+    """Look after a document as long as somebody has it."""
+    while not ended.wait(PAUSE_S):
+        document = reference()
+        if document is None:
+            return
+        # It is tried again; whoever edits or closes is told.
+        with suppress(DHLabError, OSError):
+            document._look()
+        del document
+
+
+@atexit.register
+def _close_all() -> None:
+    for document in tuple(_open):
+        # The log holds all edits, whatever becomes of the file.
+        with suppress(DHLabError, OSError):
+            document.close()
+
+
+def _beside(scan: Scan) -> Path:
+    path = scan.meta.get("path")
+    if not path:
+        raise BadValueError(f"{scan.name!r} has no file to keep a document beside; expected path=….geojson.")
+    place = Path(path)
+    return place.with_name(re.sub(r"(\.ome)?\.[^.]+$", "", place.name, flags=re.IGNORECASE) + SUFFIX)
+
+
+def _listed(ids: str | Iterable[str]) -> list[str]:
+    return [ids] if isinstance(ids, str) else list(ids)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _same_value(one: Any, other: Any) -> bool:
+    return (list(one) if isinstance(one, tuple) else one) == other

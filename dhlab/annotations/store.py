@@ -1,0 +1,307 @@
+"""A document on the disk: its file and its edit log, kept in step with what other processes and programs do to them."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from dhlab.annotations.edits import Change, Edit
+from dhlab.annotations.log import EditLog, check_scan
+from dhlab.annotations.records import GEOMETRY, equal_geometries
+from dhlab.annotations.registers import State
+from dhlab.annotations.snapshot import Snapshot, read_snapshot, write_features
+from dhlab.atomic import atomic_file, storage_error
+from dhlab.errors import BadFileError, DHLabWarning
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from dhlab.annotations.edits import Stamp
+    from dhlab.annotations.log import Heads
+
+__all__ = ["Store", "Update"]
+
+FILE_TOOL = "file"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is new in a document.
+
+    Parameters
+    ----------
+    edits
+        The edits that were merged.
+    objects
+        Ids of the objects that they changed.
+    classes
+        Whether they changed classes.
+    """
+
+    edits: tuple[Edit, ...]
+    objects: tuple[str, ...]
+    classes: bool
+
+    @classmethod
+    def join(cls, parts: Iterable[Update]) -> Update:
+        """Return several as one."""
+        every = list(parts)
+        return cls(
+            tuple(edit for part in every for edit in part.edits),
+            tuple(dict.fromkeys(key for part in every for key in part.objects)),
+            any(part.classes for part in every),
+        )
+
+
+class _OvertakenError(Exception):
+    """The file was changed while it was about to be replaced."""
+
+
+class Store:
+    """State, log and file of one document. Not safe between threads.
+
+    Parameters
+    ----------
+    path
+        The GeoJSON file; it need not exist.
+    scan
+        What `dhlab.annotations.snapshot.identify` says of the scan.
+    offset
+        Between the file's positions and level-0 pixels (y, x).
+
+    Raises
+    ------
+    BadFileError
+        If file or log are damaged or belong to another scan.
+    """
+
+    def __init__(self, path: Path, scan: dict[str, Any], offset: Sequence[float]) -> None:
+        self.path, self.scan, self.offset = path, scan, offset
+        self.log = EditLog(path.with_name(path.name.removesuffix(".geojson") + ".edits"), scan)
+        self._file_stamp = _stamp_of(path)
+        snapshot = read_snapshot(path, offset) if self._file_stamp else Snapshot()
+        if snapshot.scan is not None:
+            check_scan(snapshot.scan, scan, path)
+        self._base = (snapshot.objects, snapshot.classes)
+        self.state = State(*self._base)
+        self.edits: dict[Stamp, Edit] = {}
+        self.clock = 0
+        self._unlogged: list[Edit] = []
+        self._readable = True
+        # The file holds these: so many of each writer by the clock, and what other programs have changed since.
+        self._saved: tuple[int, Heads] = (0, {})
+        self._outside: list[Edit] = []
+        self._merge(self.log.read())
+        if self.log.unfinished:
+            warnings.warn(
+                f"{len(self.log.unfinished)} edit log(s) of {path.name} end within a line: what was not acknowledged "
+                "is left out, the rest counts.",
+                DHLabWarning,
+                stacklevel=4,
+            )
+        if snapshot.saved is not None:
+            self._saved = snapshot.saved
+        elif self._file_stamp:
+            self._take_outside(snapshot, whole=False)
+
+    def commit(
+        self, changes: list[Change], *, author: str, tool: str, note: str = "", **references: Stamp | None
+    ) -> tuple[Edit, Update]:
+        """Log an edit and merge it; it is on the disk when this returns.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; nothing has changed then.
+        """
+        stamp = (self.clock + 1, self.log.new_writer())
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        edit = Edit.make(changes, stamp, author=author, time=time, tool=tool, note=note, **references)
+        self.log.append([*self._unlogged, edit])
+        self._unlogged.clear()
+        return edit, self._merge([(edit, changes)])
+
+    def poll(self) -> Update | None:
+        """Look for what others have done, and merge it."""
+        found = self.log.read()
+        stamp = _stamp_of(self.path)
+        outside = None
+        update = self._merge(found) if found else None
+        if stamp is not None and stamp != self._file_stamp:
+            self._file_stamp, self._readable = stamp, True
+            try:
+                snapshot = read_snapshot(self.path, self.offset, whole=False)
+                if snapshot.scan is not None:
+                    check_scan(snapshot.scan, self.scan, self.path)
+            except FileNotFoundError:
+                pass
+            except BadFileError as error:
+                # Most likely it is being written: its next state is looked at again, and not overwritten before.
+                self._readable = False
+                warnings.warn(f"{error} The edits here go on without it.", DHLabWarning, stacklevel=3)
+            else:
+                if snapshot.saved is None:
+                    outside = self._take_outside(snapshot, whole=True)
+                else:
+                    self._saved, self._outside = snapshot.saved, []
+        parts = [part for part in (update, outside) if part is not None]
+        return Update.join(parts) if parts else None
+
+    def save(self) -> bool:
+        """Write the file, and return whether that was done: not if another program is just writing it.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        if not self._readable:
+            return False
+        if self._unlogged:
+            self.log.append(self._unlogged)
+            self._unlogged = []
+        saved = (self.clock, self.log.heads)
+        classes = self.state.known_classes()
+        member = {
+            "scan": self.scan,
+            "clock": saved[0],
+            "heads": saved[1],
+            "classes": [
+                {"name": name, "color": fields["color"], "shortcut": fields.get("shortcut", "")}
+                for name, fields in classes.items()
+            ],
+        }
+        objects = self.state.objects.present()
+        try:
+            with atomic_file(self.path) as partial:
+                with partial.open("wb") as file:
+                    file.writelines(write_features(objects, self.state.colors(), self.offset, member))
+                stamp = _stamp_of(partial)
+                if _stamp_of(self.path) not in (self._file_stamp, None):
+                    raise _OvertakenError
+        except _OvertakenError:
+            return False
+        self._file_stamp = stamp
+        self.log.mark_saved(saved)
+        self._saved, self._outside = saved, []
+        return True
+
+    def why_read_only(self) -> str | None:
+        """Return why nothing can be written here, or None; a file that leaves no trace is tried."""
+        for folder in (self.path.parent, self.log.folder):
+            if folder is self.log.folder and not folder.exists():
+                continue
+            try:
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                told = storage_error(error, folder / self.path.name, left="drawings here cannot be kept")
+                return str(told) if told else f"cannot write into {folder}: {error.strerror or error}."
+        return None
+
+    def _merge(self, found: Sequence[tuple[Edit, Sequence[Change]]]) -> Update:
+        touched: dict[str, None] = {}
+        classes = False
+        for edit, changes in found:
+            ids, of_classes = self.state.merge(edit, changes)
+            touched.update(dict.fromkeys(ids))
+            classes |= of_classes
+            self.clock = max(self.clock, edit.clock)
+            self.edits.setdefault(edit.stamp, edit)
+        return Update(tuple(edit for edit, _ in found), tuple(touched), classes)
+
+    def _take_outside(self, snapshot: Snapshot, *, whole: bool) -> Update | None:
+        """Merge what another program has changed in the file as an edit that every process names alike."""
+        if self.log.saved[0] > self._saved[0]:
+            self._saved, self._outside = self.log.saved, []
+        in_file = [edit for writer, count in self._saved[1].items() for edit in self.log.edits.get(writer, [])[:count]]
+        in_file += self._outside
+        known = State(*self._base) if whole else State({}, {})
+        for edit in in_file:
+            known.merge(edit, edit.changes)
+        changes = compare(known, snapshot, whole=whole)
+        if not changes:
+            return None
+        clock = 1 + max((edit.clock for edit in in_file), default=0)
+        status = self.path.stat()
+        edit = Edit.make(
+            changes,
+            (clock, f"{FILE_TOOL}-{snapshot.digest}"),
+            author=_owner(status),
+            time=datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="milliseconds"),
+            tool=FILE_TOOL,
+        )
+        self._outside.append(edit)
+        if edit.stamp not in self.edits:
+            self._unlogged.append(edit)
+        return self._merge([(edit, changes)])
+
+
+def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:
+    """Return the changes that lead from what a file held to what it holds.
+
+    Parameters
+    ----------
+    known
+        What it held.
+    snapshot
+        What it holds.
+    whole
+        Else only objects and fields count that `known` knows: the others were in the file before the first edit.
+    """
+    changes = [
+        Change("class", name, {"color": old["color"]}, {"color": new["color"]})
+        for name, new in snapshot.classes.items()
+        if (old := known.classes.get(name)) is not None and list(old["color"]) != list(new["color"])
+    ]
+    suspects: list[str] = []
+    for key, old in known.objects.values.items():
+        new = snapshot.objects.get(key)
+        there = old.get("exists") is not False
+        if new is None:
+            if there:
+                changes.append(Change("object", key, old, {"exists": False}))
+        elif not there:
+            changes.append(Change("object", key, {"exists": False}, {**dict.fromkeys(old), **new, "exists": True}))
+        elif GEOMETRY in old and old[GEOMETRY] != new[GEOMETRY]:
+            suspects.append(key)
+    moved = set()
+    if suspects:
+        pairs = [[objects[key][GEOMETRY] for key in suspects] for objects in (known.objects.values, snapshot.objects)]
+        same = equal_geometries(*pairs)
+        moved = {key for key, equal in zip(suspects, same.tolist(), strict=True) if not equal}
+    for key, new in snapshot.objects.items():
+        old = known.objects.values.get(key)
+        if old is None:
+            if whole:
+                changes.append(Change("object", key, {"exists": False}, {**new, "exists": True}))
+        elif old.get("exists") is not False:
+            names = [name for name in ({**old, **new} if whole else old) if name not in ("exists", GEOMETRY)]
+            names = [name for name in names if old.get(name) != new.get(name)]
+            names += [GEOMETRY] if key in moved else []
+            if names:
+                before, after = ({name: fields.get(name) for name in names} for fields in (old, new))
+                changes.append(Change("object", key, before, after))
+    return changes
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _owner(status: os.stat_result) -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        return str(status.st_uid)

@@ -1,0 +1,121 @@
+"""Undo and redo from the log alone: which edit is next for an author, and what taking it back changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dhlab.annotations.edits import Change
+from dhlab.annotations.records import CLASS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from dhlab.annotations.edits import Edit, Stamp
+    from dhlab.annotations.registers import State
+
+__all__ = ["reverse", "stacks"]
+
+
+def stacks(edits: Iterable[Edit], author: str) -> tuple[list[Stamp], list[Stamp]]:
+    """Return what an author can undo and redo, the next one last.
+
+    Parameters
+    ----------
+    edits
+        All edits, in the order of their stamps.
+    author
+        Whose; what another program wrote into the file belongs to nobody.
+    """
+    done: list[Stamp] = []
+    undone: list[Stamp] = []
+    for edit in edits:
+        if edit.author != author or edit.tool == "file":
+            continue
+        if edit.undoes or edit.redoes:
+            source, target = (done, undone) if edit.undoes else (undone, done)
+            stamp = edit.undoes or edit.redoes
+            if stamp in source:
+                source.remove(stamp)
+                target.append(stamp)
+        else:
+            done.append(edit.stamp)
+            undone.clear()
+    return done, undone
+
+
+def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bool = False) -> tuple[list[Change], str]:
+    """Return the changes that take an edit back, and what stays because others have changed it since.
+
+    Parameters
+    ----------
+    edit
+        The edit.
+    state
+        What there is now.
+    authors
+        Author by stamp of all edits.
+    again
+        Make it once more instead.
+
+    Returns
+    -------
+    changes, note
+        The changes; a sentence for the person, or nothing.
+    """
+    found: list[Change] = []
+    kept: Counter[str] = Counter()
+    for change in edit.changes:
+        registers = state.objects if change.kind == "object" else state.classes
+        old, new = (change.before, change.after) if again else (change.after, change.before)
+        present = registers.values.get(change.key, {})
+        stamps = registers.stamps(change.key)
+        others = {
+            authors.get(stamp, "") for name, stamp in stamps.items() if not _same(present.get(name), old.get(name))
+        } - {edit.author}
+        there = registers.get(change.key) is not None
+        if change.kind == "object" and new.get("exists") is False:
+            if there and not others:
+                found.append(Change(change.kind, change.key, dict(present), {"exists": False}))
+            elif there:
+                kept.update(others)
+        elif change.kind == "object" and old.get("exists") is False:
+            if not there:
+                # All fields, because the file may not hold them any more; as they are now, where others wrote them.
+                after = {**new, **present, "exists": True}
+                found.append(Change(change.kind, change.key, {"exists": False}, after))
+        elif not there and change.kind == "object":
+            kept[authors.get(stamps.get("exists", (0, "")), "")] += 1
+        elif (
+            change.kind == "class"
+            and new.get("exists") is False
+            and (edit.tool != "class" or in_use(state, change.key))
+        ):
+            pass  # it came with objects, or has some: an unused class harms nobody
+        else:
+            names = [name for name in {**new, **old} if not _same(present.get(name), new.get(name))]
+            free = [name for name in names if _same(present.get(name), old.get(name))]
+            kept.update({authors.get(stamps[name], "") for name in names if name not in free and name in stamps})
+            if free:
+                before, after = ({name: fields.get(name) for name in free} for fields in (present, new))
+                found.append(Change(change.kind, change.key, before, after))
+    return found, _tell(kept)
+
+
+def in_use(state: State, name: str) -> bool:
+    """Return whether an object has a class."""
+    return any((fields.get(CLASS) or {}).get("name") == name for fields in state.objects.present().values())
+
+
+def _same(present: Any, other: Any) -> bool:
+    one, two = (orjson.loads(value) if isinstance(value, bytes) else value for value in (present, other))
+    return one == two
+
+
+def _tell(kept: Counter[str]) -> str:
+    if not kept:
+        return ""
+    whose = " and ".join(name or "somebody" for name in kept)
+    return f"{kept.total():,} {'change stays' if kept.total() == 1 else 'changes stay'}: {whose} changed it since."
