@@ -77,12 +77,17 @@ class Document:
     merged field by field, the last one counts, and no lock is used. What another program writes into the GeoJSON is
     taken for an edit, too. Undo and redo have no limit and survive closing. Safe between threads.
 
-    Attributes
+    Parameters
     ----------
+    scan
+        The scan.
     path
         The GeoJSON.
     author
         Who edits here, unless a method is told otherwise.
+
+    Attributes
+    ----------
     read_only
         Why nothing can be edited, or None.
     scan_identity
@@ -238,7 +243,15 @@ class Document:
         return self.apply(changes, tool=tool)
 
     def remove(self, ids: str | Iterable[str], *, tool: str = "script") -> Edit | None:
-        """Remove objects by their ids, as one edit."""
+        """Remove objects, as one edit.
+
+        Parameters
+        ----------
+        ids
+            One id or several.
+        tool
+            What it is done with.
+        """
         return self.apply([Change("object", key, {}, {"exists": False}) for key in _listed(ids)], tool=tool)
 
     def change(self, ids: str | Iterable[str], *, tool: str = "script", **fields: Any) -> Edit | None:
@@ -287,7 +300,17 @@ class Document:
         return self.apply([Change("object", k, {}, mine) for k, mine in zip(keys, each, strict=True)], tool=tool)
 
     def comment(self, ids: str | Iterable[str], text: str, *, author: str | None = None) -> Edit | None:
-        """Add a comment to objects; it stands in their metadata, beside those of others."""
+        """Add a comment to objects; it stands in their metadata, beside those of others.
+
+        Parameters
+        ----------
+        ids
+            One id or several.
+        text
+            What to say.
+        author
+            Who says it, if not `author`.
+        """
         key = f"{METADATA}comment {_now()} {author or self.author}"
         return self.apply(
             [Change("object", one, {}, {key: text}) for one in _listed(ids)], tool="comment", author=author
@@ -350,7 +373,15 @@ class Document:
         return self._step(author or self.author, again=True)
 
     def revert(self, edit: Edit, *, author: str | None = None) -> Edit:
-        """Take back any edit, whoever made it. See `undo`."""
+        """Take back any edit, whoever made it. See `undo`.
+
+        Parameters
+        ----------
+        edit
+            One of `history`.
+        author
+            Who takes it back, if not `author`.
+        """
         with self._lock:
             return self._reverse(edit, author or self.author, again=False)
 
@@ -361,7 +392,13 @@ class Document:
         return len(done), len(undone)
 
     def history(self, key: str | None = None) -> History:
-        """Return all edits, in order, or those of one object by its id."""
+        """Return all edits, in order, or those of one object.
+
+        Parameters
+        ----------
+        key
+            Id of the object.
+        """
         with self._lock:
             edits = [self._store.edits[stamp] for stamp in sorted(self._store.edits)]
         if key is not None:
