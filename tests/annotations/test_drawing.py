@@ -1,0 +1,131 @@
+"""Drawing tools against shapes that are known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dhlab as dh
+from dhlab.annotations import drawing
+from dhlab.errors import BadShapeError, BadValueError
+
+SQUARE = shapely.box(0, 0, 100, 100)
+RING = shapely.Polygon(SQUARE.exterior, [shapely.box(40, 40, 60, 60).exterior.coords])
+paths = st.lists(st.tuples(st.floats(-50, 150), st.floats(-50, 150)), min_size=1, max_size=12)
+
+
+def test_a_brush_covers_what_is_within_its_radius() -> None:
+    disc = drawing.brush(None, [(50, 50)], 20)
+    assert disc.area == pytest.approx(np.pi * 400, rel=0.01)
+    line = drawing.brush(None, [(0, 0), (100, 0), (100, 0)], 10)
+    assert line.area == pytest.approx(2000 + np.pi * 100, rel=0.01)
+    assert drawing.brush(SQUARE, [(50, 50)], 20).equals(SQUARE)
+    assert drawing.brush(SQUARE, [(300, 50)], 20).geom_type == "MultiPolygon"
+
+
+def test_a_brush_that_closes_a_circle_leaves_a_hole() -> None:
+    angles = np.linspace(0, 2 * np.pi, 80)
+    ring = drawing.brush(None, np.stack([np.cos(angles), np.sin(angles)], 1) * 100, 10)
+    assert len(ring.interiors) == 1
+    assert drawing.fill_holes(ring).area == pytest.approx(np.pi * 110**2, rel=0.01)
+
+
+def test_an_eraser_takes_away_splits_and_ends() -> None:
+    assert drawing.erase(SQUARE, [(50, -10), (50, 110)], 5).geom_type == "MultiPolygon"
+    assert len(drawing.erase(SQUARE, [(50, 50)], 5).interiors) == 1
+    assert drawing.erase(SQUARE, [(50, 50)], 500) is None
+    assert drawing.erase(SQUARE, [(500, 500)], 5).equals(SQUARE)
+
+
+@settings(max_examples=60, deadline=None)
+@given(paths, paths, st.floats(0.5, 60))
+def test_strokes_of_any_shape_give_valid_polygons_that_stay_valid_when_written(first, second, radius) -> None:
+    painted = drawing.brush(drawing.brush(None, first, radius), second, radius)
+    rest = drawing.erase(painted, first, radius / 2)
+    for shape in [painted] + ([rest] if rest is not None else []):
+        assert shape.is_valid
+        assert shapely.transform(shape, lambda xy: np.round(xy, 2)).is_valid
+    assert rest is None or rest.area < painted.area
+
+
+def test_a_line_splits_polygons_with_holes_and_lines() -> None:
+    pieces = drawing.split(RING, [(50, -10), (50, 110)])
+    assert [piece.area for piece in pieces] == [4800, 4800]
+    pieces = drawing.split(shapely.MultiPolygon([SQUARE, shapely.box(200, 0, 300, 50)]), [(-10, 20), (110, 20)])
+    assert [piece.area for piece in pieces] == [8000, 5000, 2000]
+    assert len(drawing.split(shapely.LineString([(0, 0), (100, 0)]), [(50, -5), (50, 5)])) == 2
+
+
+@pytest.mark.parametrize("line", [[(-10, 50), (50, 50)], [(200, 0), (200, 100)], [(10, 10), (20, 20)]])
+def test_a_line_that_does_not_cross_splits_nothing(line) -> None:
+    with pytest.raises(BadValueError, match="from edge to edge"):
+        drawing.split(SQUARE, line)
+
+
+def test_merging_filling_cutting() -> None:
+    assert drawing.merge([SQUARE, shapely.box(50, 0, 150, 100)]).equals(shapely.box(0, 0, 150, 100))
+    assert drawing.fill_holes(RING).equals(SQUARE)
+    assert drawing.cut_hole(SQUARE, [(40, 40), (60, 40), (60, 60), (40, 60)]).equals(RING)
+    assert drawing.cut_hole(SQUARE, SQUARE.exterior.coords) is None
+    wiggly = shapely.segmentize(SQUARE, 5)
+    assert (
+        drawing.simplify(wiggly, 1).equals_exact(SQUARE.normalize(), 0)
+        or len(drawing.simplify(wiggly, 1).exterior.coords) <= 6
+    )
+
+
+def test_snapping_closes_gaps_and_thin_overlaps_only() -> None:
+    for left in (101.5, 98.5):
+        moved = drawing.snap(shapely.box(left, 0, 200, 100), [SQUARE], 3)
+        assert moved.intersection(SQUARE).area < 1
+        assert moved.distance(SQUARE) == 0
+        assert moved.intersection(SQUARE.boundary).length == pytest.approx(100, abs=1)
+    far = shapely.box(50, 20, 200, 80)
+    assert drawing.snap(far, [SQUARE], 3).intersection(SQUARE).area == pytest.approx(3000, rel=0.1)
+
+
+def test_an_ellipse_turns_clockwise_on_the_screen() -> None:
+    shape = drawing.ellipse((10, 20), (40, 20), rotation=90)
+    assert shape.area == pytest.approx(np.pi * 800, rel=0.01)
+    assert shape.bounds == pytest.approx((-10, -20, 30, 60), abs=0.1)
+
+
+@pytest.mark.parametrize("pixel", [1.0, 4.0])
+def test_the_wand_outlines_what_has_the_colour(pixel: float) -> None:
+    y, x = np.mgrid[:600, :800]
+    disc = (x - 400) ** 2 + (y - 300) ** 2 < 120**2
+    hole = (x - 400) ** 2 + (y - 300) ** 2 < 30**2
+    picture = np.full((600, 800, 3), 240, np.uint8)
+    picture[disc & ~hole] = (200, 60, 140)
+    scan = dh.Scan.from_array(picture, "yxc", spacing=0.5, unit="µm", name="disc")
+    shape = drawing.wand(scan, (400, 220), pixel=pixel)
+    assert shape.area == pytest.approx(np.pi * (120**2 - 30**2), rel=0.05)
+    assert shape.is_valid
+    assert drawing.wand(scan, (900, 220)) is None
+    assert drawing.wand(scan, (400, 220), window=50).area == pytest.approx(50 * 50, rel=0.05)
+
+
+def test_the_wand_reads_one_plane_of_a_volume() -> None:
+    volume = np.zeros((5, 60, 60), np.uint8)
+    volume[3, 10:30, 10:40] = 200
+    scan = dh.Scan.from_array(volume, "zyx", spacing=(3, 1, 1), unit="mm", name="volume")
+    assert drawing.wand(scan, (20, 20), index={"z": 3}).bounds == (10, 10, 40, 30)
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(BadValueError, match="radius"):
+        drawing.brush(None, [(0, 0)], 0)
+    with pytest.raises(BadValueError, match="finite"):
+        drawing.brush(None, [(0, np.nan)], 5)
+    for path in ([], [1, 2], "path", [(1, 2, 3)]):
+        with pytest.raises(BadShapeError, match="positions"):
+            drawing.brush(None, path, 5)
+    with pytest.raises(BadShapeError, match="no area"):
+        drawing.brush(shapely.Point(0, 0), [(0, 0)], 5)
+    with pytest.raises(BadShapeError, match="at least one"):
+        drawing.merge([])
+    with pytest.raises(BadValueError, match="radii"):
+        drawing.ellipse((0, 0), (0, 5))
