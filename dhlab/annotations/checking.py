@@ -114,10 +114,10 @@ def to_geometry_bytes(geometries: NDArray[np.object_]) -> list[bytes]:
     return [b"{%b}" % text for text in geometry_texts(geometries, (0.0, 0.0), DECIMALS)]
 
 
-def _read(item: Change | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _read(item: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(item, Change):
         item = {item.kind: item.key, "after": item.after}
-    key, after = item.get("object"), item.get("after")
+    key, after = (item.get("object"), item.get("after")) if isinstance(item, Mapping) else (None, None)
     if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY or not isinstance(after, Mapping):
         raise BadValueError(
             f'a change of {str(item)[:80]}; expected {{"object": id, "after": {{field: value}}}}, the id being text of '

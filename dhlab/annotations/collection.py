@@ -633,6 +633,7 @@ class Annotations:
         min_score: float | None = None,
         kind: str | None = None,
         author: str | None = None,
+        review: str | None = None,
         min_area: float | None = None,
     ) -> Annotations:
         """Return the shapes that meet all conditions given.
@@ -647,6 +648,8 @@ class Annotations:
             ``"annotation"``, ``"detection"``, ``"cell"`` or ``"tile"``.
         author
             Who drew it.
+        review
+            ``"proposed"``, ``"accepted"`` or ``"rejected"``, see `reviews`.
         min_area
             Least area, in the unit of `areas`.
 
@@ -670,6 +673,8 @@ class Annotations:
             keep &= self.kinds == kind
         if author is not None:
             keep &= self.authors == author
+        if review is not None:
+            keep &= self.reviews == review
         if min_area is not None:
             keep &= self.areas >= min_area
         return self[keep]
@@ -714,6 +719,32 @@ class Annotations:
         pixel = np.prod(self.parent.spacing[-2:]) if self.parent else 1.0
         areas: NDArray[np.float64] = shapely.area(self.geometries) * pixel
         return areas
+
+    @property
+    def lengths(self) -> NDArray[np.float64]:
+        """``(N,)`` lengths of lines, and of the outlines of polygons with their holes, in `unit`."""
+        pixel = np.array(self.parent.spacing[-2:][::-1] if self.parent else (1.0, 1.0))
+        lengths: NDArray[np.float64] = shapely.length(shapely.transform(self.geometries, lambda xy: xy * pixel))
+        return lengths
+
+    @cached_property
+    def reviews(self) -> NDArray[np.object_]:
+        """``(N,)`` ``"proposed"``, ``"accepted"`` or ``"rejected"`` as their metadata says, None where it does not."""
+        found = np.empty(len(self), object)
+        for row in np.flatnonzero(self.extras != None).tolist():  # noqa: E711 (elementwise)
+            found[row] = self.metadata(row).get("review")
+        return found
+
+    def metadata(self, row: int) -> Mapping[str, Any]:
+        """Return what the metadata of one shape say besides author and time: review, comments and what else there is.
+
+        Parameters
+        ----------
+        row
+            Which shape.
+        """
+        metadata = (self.extras[row] or {}).get("properties", {}).get("metadata")
+        return metadata if isinstance(metadata, dict) else {}
 
     @property
     def bounds(self) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import shapely
 
 from dhlab import env
 from dhlab.annotations.checking import check_changes, check_color, to_geometry_bytes
@@ -22,7 +23,16 @@ from dhlab.annotations.collection import RGB, Annotations
 from dhlab.annotations.coordinates import object_array
 from dhlab.annotations.edits import Change, Edit, History
 from dhlab.annotations.geojson import geojson_bytes, geojson_offset
-from dhlab.annotations.records import CLASS, GEOMETRY, METADATA, PROPERTIES, REVIEW, annotate, feature_bytes
+from dhlab.annotations.records import (
+    CLASS,
+    GEOMETRY,
+    METADATA,
+    PROPERTIES,
+    REVIEW,
+    annotate,
+    feature_bytes,
+    geometries_of,
+)
 from dhlab.annotations.snapshot import identify, read_features
 from dhlab.annotations.store import FILE_TOOL, Store, Update
 from dhlab.annotations.undoing import reverse, stacks
@@ -34,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
+    from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
     from dhlab.scan import Scan
@@ -91,11 +102,11 @@ class Document:
     read_only
         Why nothing can be edited, or None.
     scan_identity
-        Name, shape, spacing and unit of the scan.
+        Name, shape, spacing and unit of the scan, JSON-compatible.
     """
 
     def __init__(self, scan: Scan, path: Path, author: str) -> None:
-        self.path, self.author = path, author
+        self.scan, self.path, self.author = scan, path, author
         self.scan_identity = identify(scan)
         self._parent = scan.as_parent()
         self._store = Store(path, self.scan_identity, geojson_offset(scan))
@@ -174,11 +185,15 @@ class Document:
         BadFileError
             If an object's geometry is malformed.
         """
+        return self.at_revision()[0]
+
+    def at_revision(self) -> tuple[Annotations, int]:
+        """Return `annotations` and the `revision` that they are of."""
         with self._lock:
             if self._annotations is None or self._stale:
                 self._annotations = self._annotate(self._annotations)
                 self._stale.clear()
-            return self._annotations
+            return self._annotations, self.revision
 
     def feature(self, key: str) -> bytes | None:
         """Return an object as a GeoJSON feature, UTF-8, in level-0 pixels (x, y); None if there is none.
@@ -191,6 +206,53 @@ class Document:
         with self._lock:
             record = self._store.state.objects.get(key)
             return None if record is None else feature_bytes(key, record, self._store.state.colors())
+
+    def fields(self, key: str) -> dict[str, Any]:
+        """Return the fields of an object, as `Change` names them; the geometry is JSON.
+
+        Parameters
+        ----------
+        key
+            Its id.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such object.
+        """
+        with self._lock:
+            record = self._store.state.objects.get(key)
+        if record is None:
+            raise UnknownNameError(f"no object {key!r}; somebody may have removed it.")
+        return dict(record)
+
+    def geometries(self, ids: Sequence[str]) -> NDArray[np.object_]:
+        """Return ``(N,)`` shapely geometries of objects, in level-0 pixels (x, y).
+
+        Parameters
+        ----------
+        ids
+            Their ids.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such object.
+        """
+        return geometries_of([self.fields(key)[GEOMETRY] for key in ids], self.path.name)
+
+    def touching(self, geometry: BaseGeometry) -> list[str]:
+        """Return the ids of the objects that touch a geometry.
+
+        Parameters
+        ----------
+        geometry
+            In level-0 pixels (x, y).
+        """
+        left, top, right, bottom = geometry.bounds
+        near = self.annotations.in_window((top, left), (bottom - top, right - left))
+        ids: list[str] = near.ids[shapely.intersects(near.geometries, geometry)].tolist()
+        return ids
 
     def add(
         self,
@@ -317,7 +379,12 @@ class Document:
         )
 
     def apply(
-        self, changes: Sequence[Change | Mapping[str, Any]], *, tool: str, author: str | None = None
+        self,
+        changes: Sequence[Change | Mapping[str, Any]],
+        *,
+        tool: str,
+        author: str | None = None,
+        key: str = "",
     ) -> Edit | None:
         """Make changes of objects, as one edit.
 
@@ -330,6 +397,8 @@ class Document:
             What they are made with.
         author
             Who makes them, if not `author`.
+        key
+            Text by which `made` finds the edit, whichever process makes it.
 
         Returns
         -------
@@ -349,9 +418,9 @@ class Document:
         created = {METADATA + "author": who, METADATA + "time": _now()}
         with self._lock:
             wanted, note = check_changes(changes, self._store.state, created)
-            return self._commit(wanted, author=who, tool=tool, note=note) if wanted else None
+            return self._commit(wanted, author=who, tool=tool, note=note, key=key) if wanted else None
 
-    def undo(self, author: str | None = None) -> Edit | None:
+    def undo(self, author: str | None = None, *, key: str = "") -> Edit | None:
         """Take back the last edit of an author that stands; return None if there is none.
 
         Values that others have changed since stay as they are; `note` of the edit says whose they are.
@@ -360,17 +429,30 @@ class Document:
         ----------
         author
             Whose edit; by default that of `author`.
+        key
+            As of `apply`.
 
         Raises
         ------
         StorageError
             If the document is read-only or the edit cannot be written.
         """
-        return self._step(author or self.author, again=False)
+        return self._step(author or self.author, again=False, key=key)
 
-    def redo(self, author: str | None = None) -> Edit | None:
-        """Make the edit again that an author took back last; return None if there is none. See `undo`."""
-        return self._step(author or self.author, again=True)
+    def redo(self, author: str | None = None, *, key: str = "") -> Edit | None:
+        """Make the edit again that an author took back last; return None if there is none.
+
+        Parameters
+        ----------
+        author, key
+            As of `undo`.
+        """
+        return self._step(author or self.author, again=True, key=key)
+
+    def made(self, key: str) -> Edit | None:
+        """Return the edit that was made with a `key`, or None: so that what is sent twice is done once."""
+        with self._lock:
+            return self._store.keys.get(key)
 
     def revert(self, edit: Edit, *, author: str | None = None) -> Edit:
         """Take back any edit, whoever made it. See `undo`.
@@ -383,7 +465,7 @@ class Document:
             Who takes it back, if not `author`.
         """
         with self._lock:
-            return self._reverse(edit, author or self.author, again=False)
+            return self._reverse(edit, author or self.author, again=False, key="")
 
     def can_undo(self, author: str | None = None) -> tuple[int, int]:
         """Return how many edits an author can undo, and redo."""
@@ -479,9 +561,9 @@ class Document:
                 key for key, fields in state.objects.present().items() if (fields.get(CLASS) or {}).get("name") == name
             ]
             if users and (to is None or to == name):
+                have = "1 object has" if len(users) == 1 else f"{len(users):,} objects have"
                 raise BadValueError(
-                    f"{len(users):,} objects have the class {name!r}; expected another class for them: "
-                    f'remove_class({name!r}, to="…").'
+                    f'{have} the class {name!r}; expected another class for them: remove_class({name!r}, to="…").'
                 )
             wanted = [Change("object", key, {}, {CLASS: {"name": to}}) for key in users]
             changes, _ = check_changes(wanted, state, {})
@@ -600,16 +682,16 @@ class Document:
         self._tell(update)
         return edit
 
-    def _step(self, author: str, *, again: bool) -> Edit | None:
+    def _step(self, author: str, *, again: bool, key: str) -> Edit | None:
         with self._lock:
             stack = stacks(self.history(), author)[again]
-            return self._reverse(self._store.edits[stack[-1]], author, again=again) if stack else None
+            return self._reverse(self._store.edits[stack[-1]], author, again=again, key=key) if stack else None
 
-    def _reverse(self, edit: Edit, author: str, *, again: bool) -> Edit:
+    def _reverse(self, edit: Edit, author: str, *, again: bool, key: str) -> Edit:
         authors = {stamp: one.author for stamp, one in self._store.edits.items()}
         changes, note = reverse(edit, self._store.state, authors, again=again)
-        reference = {"redoes" if again else "undoes": edit.stamp}
-        return self._commit(changes, author=author, tool="redo" if again else "undo", note=note, **reference)
+        tool, reference = ("redo", "redoes") if again else ("undo", "undoes")
+        return self._commit(changes, author=author, tool=tool, note=note, key=key, **{reference: edit.stamp})
 
     def _tell(self, update: Update) -> None:
         self._stale.update(update.objects)

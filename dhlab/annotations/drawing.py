@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from dhlab.annotations.coordinates import object_array
 from dhlab.display import to_rgb
 from dhlab.errors import BadShapeError, BadValueError
 
@@ -146,8 +145,7 @@ def simplify(geometry: BaseGeometry, distance: float) -> BaseGeometry:
 
 def fill_holes(geometry: BaseGeometry) -> BaseGeometry:
     """Fill every hole of a polygon or multipolygon."""
-    parts = shapely.get_parts(_areal(geometry))
-    return merge(shapely.polygons(shapely.get_exterior_ring(parts)).tolist())
+    return merge(shapely.Polygon(part.exterior) for part in shapely.get_parts(_areal(geometry)))
 
 
 def cut_hole(geometry: BaseGeometry, ring: ArrayLike) -> BaseGeometry | None:
@@ -254,7 +252,7 @@ def wand(
     column, row = int((point[0] - left) / across), int((point[1] - top) / down)
     if not (0 <= column < width and 0 <= row < height):
         return None
-    picture = cv2.medianBlur(picture, 3)
+    picture = np.asarray(cv2.medianBlur(picture, 3), np.uint8)
     inside = np.zeros((height + 2, width + 2), np.uint8)
     flags = 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (1 << 8)
     cv2.floodFill(picture, inside, (column, row), 0, (tolerance,) * 3, (tolerance,) * 3, flags)
@@ -277,15 +275,15 @@ def _look(
     sizes = [1] * len(starts)
     for axis, middle in ((y, point[1]), (x, point[0])):
         first, last = max(0.0, middle - side / 2), min(scan.shape[axis], middle + side / 2)
-        starts[axis] = int(first / scales[axis]) * scales[axis]
+        starts[axis] = round(int(first / scales[axis]) * scales[axis])
         sizes[axis] = max(1, math.ceil((last - starts[axis]) / scales[axis]))
-    array = scan.read([round(start) for start in starts], sizes, level)
+    array = scan.read(starts, sizes, level)
     flat = array.reshape([n for n, a in zip(array.shape, scan.axes, strict=True) if a in "cyx"])
     picture = to_rgb(flat, scan)
     step = max(1.0, pixel / scales[x])
     if step > 1.01:
         size = (max(1, round(sizes[x] / step)), max(1, round(sizes[y] / step)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     return (
         np.ascontiguousarray(picture),
         (starts[x], starts[y]),
@@ -332,4 +330,4 @@ def _some(geometry: BaseGeometry) -> BaseGeometry | None:
     parts = [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon" and part.area > 0]
     if not parts:
         return None
-    return parts[0] if len(parts) == 1 else shapely.multipolygons(object_array(parts))
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)

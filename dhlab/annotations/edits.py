@@ -60,6 +60,8 @@ class Edit:
         The whole edit as JSON, as it stands in the log.
     undoes, redoes
         Stamp of the edit that this one takes back, or makes again.
+    key
+        What a front calls it, so that one that is sent twice is made once.
     note
         What the person who makes it should know; it is not logged.
     """
@@ -72,6 +74,7 @@ class Edit:
     line: bytes = field(repr=False)
     undoes: Stamp | None = None
     redoes: Stamp | None = None
+    key: str = ""
     note: str = ""
 
     @property
@@ -100,18 +103,20 @@ class Edit:
         tool: str,
         undoes: Stamp | None = None,
         redoes: Stamp | None = None,
+        key: str = "",
         note: str = "",
     ) -> Edit:
         """Make an edit and its line; `geometry` may be bytes of JSON."""
         head = {"clock": stamp[0], "writer": stamp[1], "author": author, "time": time, "tool": tool}
         head |= {"undoes": undoes} if undoes else {}
         head |= {"redoes": redoes} if redoes else {}
+        head |= {"key": key} if key else {}
         items = [
             {change.kind: change.key, "before": _writable(change.before), "after": _writable(change.after)}
             for change in changes
         ]
         line = orjson.dumps({**head, "changes": items})
-        return cls(*stamp, author, time, tool, line, undoes, redoes, note)
+        return cls(*stamp, author, time, tool, line, undoes, redoes, key, note)
 
     @classmethod
     def read(cls, line: bytes) -> tuple[Edit, tuple[Change, ...]]:
@@ -126,7 +131,7 @@ class Edit:
             data = orjson.loads(line)
             writer, author, time, tool = (str(data[key]) for key in ("writer", "author", "time", "tool"))
             undoes, redoes = ((int(s[0]), str(s[1])) if (s := data.get(key)) else None for key in ("undoes", "redoes"))
-            edit = cls(int(data["clock"]), writer, author, time, tool, line, undoes, redoes)
+            edit = cls(int(data["clock"]), writer, author, time, tool, line, undoes, redoes, str(data.get("key", "")))
             return edit, tuple(_change(item) for item in data["changes"])
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise BadFileError(f"no edit ({error!r}): {line[:60]!r}") from error

@@ -90,6 +90,7 @@ class Store:
         self._base = (snapshot.objects, snapshot.classes)
         self.state = State(*self._base)
         self.edits: dict[Stamp, Edit] = {}
+        self.keys: dict[str, Edit] = {}
         self.clock = 0
         self._unlogged: list[Edit] = []
         self._readable = True
@@ -109,10 +110,8 @@ class Store:
         elif self._file_stamp:
             self._take_outside(snapshot, whole=False)
 
-    def commit(
-        self, changes: list[Change], *, author: str, tool: str, note: str = "", **references: Stamp | None
-    ) -> tuple[Edit, Update]:
-        """Log an edit and merge it; it is on the disk when this returns.
+    def commit(self, changes: list[Change], *, author: str, tool: str, **more: Any) -> tuple[Edit, Update]:
+        """Log an edit and merge it; it is on the disk when this returns. `more` is as of `Edit.make`.
 
         Raises
         ------
@@ -121,7 +120,7 @@ class Store:
         """
         stamp = (self.clock + 1, self.log.new_writer())
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        edit = Edit.make(changes, stamp, author=author, time=time, tool=tool, note=note, **references)
+        edit = Edit.make(changes, stamp, author=author, time=time, tool=tool, **more)
         self.log.append([*self._unlogged, edit])
         self._unlogged.clear()
         return edit, self._merge([(edit, changes)])
@@ -213,6 +212,8 @@ class Store:
             classes |= of_classes
             self.clock = max(self.clock, edit.clock)
             self.edits.setdefault(edit.stamp, edit)
+            if edit.key:
+                self.keys.setdefault(edit.key, edit)
         return Update(tuple(edit for edit, _ in found), tuple(touched), classes)
 
     def _take_outside(self, snapshot: Snapshot, *, whole: bool) -> Update | None:

@@ -9,6 +9,7 @@ import numpy as np
 from dhlab.annotations import Annotations
 from dhlab.display import class_color
 from dhlab.io.opened import file_of
+from dhlab.view.editing import describe_document
 from dhlab.view.layers import LENGTHS, locate, shapes_of
 from dhlab.view.tiles import COLOR_MAPS, class_names, color_map
 from dhlab.view.traces import TraceLevel
@@ -36,7 +37,7 @@ def describe_layer(layer: Layer, base: Scan | None) -> dict[str, Any]:
     -------
     dict
         JSON-compatible. ``id``, ``name``, ``base``, ``kind``, ``scale`` and ``offset`` (y, x), ``classes``,
-        ``revision``; of annotations also ``count``; of scans also
+        ``revision``; of annotations also ``count``, of a document what `describe_document` says; of scans also
 
         - ``info`` of its `TileSource`, ``maps`` (colours along each colour map),
         - ``display`` (values at the ends of its range), ``modality`` (as DICOM names it, or empty),
@@ -67,7 +68,8 @@ def describe_layer(layer: Layer, base: Scan | None) -> dict[str, Any]:
             {"name": n, "color": list(c), "count": k}
             for n, c, k in zip(shapes.names, shapes.colors, counts, strict=True)
         ]
-        return common | {"kind": "shapes", "classes": classes, "count": len(shapes.labels)}
+        document = {} if layer.document is None else {"document": describe_document(layer.document, layer.packed)}
+        return common | {"kind": "shapes", "classes": classes, "count": len(shapes.labels), **document}
     assert layer.tiles is not None
     names = class_names(thing) if thing.kind != "image" else list(thing.channels)
     file = file_of(thing)

@@ -44,10 +44,12 @@ class ShapeSource:
     ----------
     annotations
         Any annotations.
+    named
+        Tell ids and reviews of the shapes, too: of a document.
     """
 
-    def __init__(self, annotations: Annotations) -> None:
-        self.annotations = annotations
+    def __init__(self, annotations: Annotations, *, named: bool = False) -> None:
+        self.annotations, self.named = annotations, named
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -135,7 +137,7 @@ class ShapeSource:
             the vertices of each ring begin), ``kinds`` (R,) uint8 (0 point, 1 line, 2 shell, 3 hole; shells turn one
             way, holes the other), ``vertices`` (V, 2) float32 from the origin of their cell, ``areas`` (N,) float32
             in square pixels, ``scores`` (N,) float32, NaN where there is none; ``titles`` in the head, by place among
-            the shapes.
+            the shapes, and if they are `named` the list of ``ids`` and, by place, ``reviews``.
 
         Raises
         ------
@@ -151,9 +153,12 @@ class ShapeSource:
         of_shape = np.repeat(origins, counts, 0)
         of_ring = np.repeat(of_shape, np.diff(shapes), 0)
         vertices = vertices - np.repeat(of_ring, np.diff(rings), 0)
-        titles = {i: str(name) for i, name in enumerate(self.annotations.names[rows]) if name}
+        head: dict[str, Any] = {"titles": {i: str(name) for i, name in enumerate(self.annotations.names[rows]) if name}}
+        if self.named:
+            head["ids"] = self.annotations.ids[rows].tolist()
+            head["reviews"] = {i: str(review) for i, review in enumerate(self.annotations.reviews[rows]) if review}
         return pack(
-            {"titles": titles},
+            head,
             {
                 "cells": np.array(cells, np.uint32),
                 "counts": counts,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
 
-from dhlab.annotations import Annotations
+from dhlab.annotations import Annotations, Document
 from dhlab.errors import BadValueError, UnknownNameError, suggest
 from dhlab.scan import Scan
 from dhlab.view.composite import compose
+from dhlab.view.editing import MOST_CHANGES, Editor
 from dhlab.view.layers import locate, shapes_of
 from dhlab.view.shapes import ShapeSource
 from dhlab.view.tiles import COLOR_MAPS, Style, TileSource, index_of, plane_axes
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
     from dhlab.view.watching import Watch
 
-__all__ = ["STYLE_KEYS", "Layer", "Viewer"]
+__all__ = ["STYLE_KEYS", "Layer", "Thing", "Viewer"]
+
+Thing = Scan | Annotations | Document
 
 STYLE_KEYS = ("channel", "colors", "threshold", "low", "high")
 # The width of a view that was never on a screen: what a cell usually has.
@@ -53,6 +57,10 @@ class Layer:
         The shapes of annotations, as packed numbers.
     revision
         Counts how often the thing was replaced.
+    document
+        The document whose annotations, as of its revision `packed`, are the thing; None if they are no document's.
+    packed
+        Later edits of the document are told to fronts one by one.
     """
 
     id: int
@@ -61,21 +69,26 @@ class Layer:
     tiles: TileSource | None = None
     shapes: ShapeSource | None = None
     revision: int = 0
+    document: Document | None = None
+    packed: int = 0
 
     @classmethod
-    def of(cls, thing: Scan | Annotations, **fields: Any) -> Layer:
+    def of(cls, thing: Thing, **fields: Any) -> Layer:
         """Return a layer that shows a thing; `fields` are its other ones."""
         if isinstance(thing, Scan):
             return cls(thing=thing, tiles=TileSource(thing), **fields)
+        if isinstance(thing, Document):
+            drawn, packed = thing.at_revision()
+            return cls(thing=drawn, shapes=ShapeSource(drawn, named=True), document=thing, packed=packed, **fields)
         return cls(thing=thing, shapes=ShapeSource(thing), **fields)
 
-    def showing(self, thing: Scan | Annotations) -> Layer:
+    def showing(self, thing: Thing) -> Layer:
         """Return the same layer with another thing in it."""
         return Layer.of(thing, id=self.id, name=self.name, revision=self.revision + 1)
 
 
 class Viewer(traitlets.HasTraits):
-    """Scans and annotations on one another, and the view of them; without any front end.
+    """Scans, annotations and documents on one another, and the view of them; without any front end.
 
     Every attribute is a trait: ``viewer.observe(act, "center")`` calls ``act(change)`` whenever it changes, by Python
     or by whoever sits in front of it; ``change["new"]`` is its value. A front follows by the same means. Attributes
@@ -84,7 +97,7 @@ class Viewer(traitlets.HasTraits):
     Parameters
     ----------
     things
-        Scans and annotations, from bottom to top; the first scan is the base.
+        Scans, annotations and documents, from bottom to top; the first scan is the base. Only documents can be edited.
     height
         Height of the view in screen pixels.
 
@@ -108,6 +121,8 @@ class Viewer(traitlets.HasTraits):
         What the pointer does: ``"pan"``, or the name of a tool that the front offers.
     active_class
         Name of the class that new shapes get; None for none.
+    selection
+        Ids of the objects that are selected in the documents.
     height
         Height of the view in screen pixels.
     size
@@ -129,12 +144,14 @@ class Viewer(traitlets.HasTraits):
     settings = traitlets.Dict().tag(sync=True)
     tool = traitlets.Unicode("pan").tag(sync=True)
     active_class = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+    selection: list[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)  # type: ignore[assignment]
     height = traitlets.Int(500, min=120, max=10_000).tag(sync=True)
     size: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment]
         traitlets.Float(), traitlets.Float(), default_value=None, allow_none=True
     ).tag(sync=True)
 
-    def __init__(self, *things: Scan | Annotations, height: int = 500, **traits: Any) -> None:
+    def __init__(self, *things: Thing, height: int = 500, **traits: Any) -> None:
+        self._editors: dict[int, Editor] = {}
         for thing in things:
             _check_thing(thing)
         if not any(isinstance(t, Scan) for t in things):
@@ -219,13 +236,13 @@ class Viewer(traitlets.HasTraits):
                 return layer
         raise UnknownNameError(f"no layer {name!r}.{suggest(str(name), [layer.name for layer in self.layers])}")
 
-    def add(self, thing: Scan | Annotations, *, name: str | None = None) -> Layer:
+    def add(self, thing: Thing, *, name: str | None = None) -> Layer:
         """Put a thing on top of the others.
 
         Parameters
         ----------
         thing
-            A scan or annotations; placed by spacing, origin and parent.
+            A scan, annotations or a document; placed by spacing, origin and parent.
         name
             Name of the layer; else the thing's own. A number is added where it is taken.
 
@@ -237,7 +254,7 @@ class Viewer(traitlets.HasTraits):
         Raises
         ------
         BadValueError
-            If the thing is neither, or its unit cannot be converted into the base's.
+            If the thing is none of these, or its unit cannot be converted into the base's.
         """
         _check_thing(thing)
         layer = self._new_layer(_as_plane(thing), taken=[one.name for one in self.layers], name=name)
@@ -260,10 +277,9 @@ class Viewer(traitlets.HasTraits):
             raise BadValueError(f"{layer.name!r} is what the others lie on; hide it: set_layer(…, visible=False).")
         settings = {key: value for key, value in self.settings.items() if key != str(layer.id)}
         self._change_layers(tuple(one for one in self.layers if one is not layer), settings)
-        if layer.tiles is not None:
-            layer.tiles.clear()
+        self._let_go(layer)
 
-    def replace(self, name: str | int, thing: Scan | Annotations) -> Layer:
+    def replace(self, name: str | int, thing: Thing) -> Layer:
         """Show another thing in a layer, with the settings that it has.
 
         Parameters
@@ -287,21 +303,42 @@ class Viewer(traitlets.HasTraits):
         """
         layer = self.layer(name)
         _check_thing(thing)
-        if isinstance(thing, Scan) is not isinstance(layer.thing, Scan) or layer.thing is self._base:
+        shown = layer.thing if layer.document is None else layer.document
+        another = layer.document is not None and thing is not layer.document
+        if type(thing) is not type(shown) or layer.thing is self._base or another:
             raise BadValueError(
                 f"cannot show {type(thing).__name__} in layer {layer.name!r}; expected another "
-                f"{type(layer.thing).__name__}, and not the base. Make a new viewer: dh.show(…)."
+                f"{type(shown).__name__}, and neither the base nor a document. Make a new viewer: dh.show(…)."
             )
         new = layer.showing(_as_plane(thing))
         locate(new.thing, self._base)
         fresh = self._first_settings(new)
         own = self.settings[str(layer.id)]
-        if isinstance(thing, Annotations) and len(own["class_colors"]) != len(fresh["class_colors"]):
+        if new.document is not None:
+            own = own | {"class_colors": fresh["class_colors"]}
+        elif isinstance(thing, Annotations) and len(own["class_colors"]) != len(fresh["class_colors"]):
             own = own | {"class_colors": fresh["class_colors"], "hidden": []}
         self._change_layers(
             tuple(new if one is layer else one for one in self.layers), self.settings | {str(layer.id): own}
         )
         return new
+
+    def edit(self, name: str | int, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a front's message about a document that is shown.
+
+        Parameters
+        ----------
+        name
+            Name of the layer, or its id.
+        message
+            As of `dhlab.view.editing.Editor.answer`, which also says what is returned and raised.
+        """
+        layer = self.layer(name)
+        if layer.document is None:
+            raise BadValueError(f"{layer.name!r} is no document; expected one to edit: dh.Document.open(scan).")
+        answer = self._editors[layer.id].answer(message)
+        self._renew(layer.id)
+        return answer
 
     def refresh(self, name: str | int) -> None:
         """Let fronts ask anew for what a layer shows, because its pixels have changed.
@@ -468,8 +505,7 @@ class Viewer(traitlets.HasTraits):
         for watch in getattr(self, "_watches", ()):
             watch.end()
         for layer in self.layers:
-            if layer.tiles is not None:
-                layer.tiles.clear()
+            self._let_go(layer)
 
     def __repr__(self) -> str:
         return f"Viewer of {', '.join(layer.name for layer in self.layers)}"
@@ -483,17 +519,38 @@ class Viewer(traitlets.HasTraits):
             self.settings = dict(settings)
             self.set_trait("layers", layers)
 
-    def _new_layer(self, thing: Scan | Annotations, *, taken: Sequence[str], name: str | None = None) -> Layer:
+    def _new_layer(self, thing: Thing, *, taken: Sequence[str], name: str | None = None) -> Layer:
         if thing is not self._base:
-            locate(thing, self._base)
-        wanted = name or (thing.name if isinstance(thing, Scan) else shapes_of(thing).title)
+            locate(thing.annotations if isinstance(thing, Document) else thing, self._base)
+        wanted = name or _title(thing)
         free = wanted
         number = 1
         while free in taken:
             number += 1
             free = f"{wanted} {number}"
         self._last_id += 1
+        if isinstance(thing, Document):
+            self._editors[self._last_id] = Editor(thing, partial(self._hear_of_edit, self._last_id))
         return Layer.of(thing, id=self._last_id, name=free)
+
+    def _hear_of_edit(self, number: int, news: dict[str, Any]) -> None:
+        """Learn of an edit of a document that was not made here."""
+        del news
+        self._renew(number)
+
+    def _renew(self, number: int) -> None:
+        """Give fronts all shapes of a document anew, if very many have changed since they got them."""
+        for layer in self.layers:
+            if layer.id == number and layer.document is not None:
+                changed = layer.document.changes_since(layer.packed)
+                if changed is None or len(changed.objects) > MOST_CHANGES:
+                    self.replace(number, layer.document)
+
+    def _let_go(self, layer: Layer) -> None:
+        if layer.tiles is not None:
+            layer.tiles.clear()
+        if editor := self._editors.pop(layer.id, None):
+            editor.end()
 
     def _first_settings(self, layer: Layer) -> dict[str, Any]:
         thing = layer.thing
@@ -522,20 +579,28 @@ class Viewer(traitlets.HasTraits):
         if isinstance(layer.thing, Scan):
             return layer.thing
         settings = self.settings[str(layer.id)]
-        thing = layer.thing
+        thing = layer.thing if layer.document is None else layer.document.annotations
         if settings["hidden"]:
             thing = thing[~np.isin(shapes_of(thing).labels, settings["hidden"])]
+        if layer.document is not None:
+            return thing
         return thing.replace(class_colors=tuple(map(tuple, settings["class_colors"][: len(thing.class_names)])))
 
 
 def _check_thing(thing: object) -> None:
-    if not isinstance(thing, (Scan, Annotations)):
+    if not isinstance(thing, (Scan, Annotations, Document)):
         raise BadValueError(
-            f"cannot show {type(thing).__name__}; expected Scans and Annotations. Open files with dh.open."
+            f"cannot show {type(thing).__name__}; expected Scans, Annotations and Documents. Open files with dh.open."
         )
 
 
-def _as_plane(thing: Scan | Annotations) -> Scan | Annotations:
+def _title(thing: Thing) -> str:
+    if isinstance(thing, Document):
+        return "annotations"
+    return thing.name if isinstance(thing, Scan) else shapes_of(thing).title
+
+
+def _as_plane(thing: Thing) -> Thing:
     """Return what can be panned in: a signal as the pages of its traces, everything else as it is."""
     return as_pages(thing) if isinstance(thing, Scan) and thing.window_axes == "t" else thing
 

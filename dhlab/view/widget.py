@@ -24,14 +24,13 @@ from dhlab.scan import Scan
 from dhlab.view.layers import carry_index
 from dhlab.view.scene import describe_layer
 from dhlab.view.tiles import read_values
-from dhlab.view.viewer import STYLE_KEYS, Viewer
+from dhlab.view.viewer import STYLE_KEYS, Thing, Viewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from dhlab.annotations import Annotations
 
 __all__ = ["SideBySide", "ViewerWidget", "show"]
 
@@ -47,22 +46,23 @@ ANSWERABLE = (DHLabError, OSError, ValueError, KeyError, TypeError, AssertionErr
 
 
 @overload
-def show(*things: Scan | Annotations, height: int = 500, link: Viewer | None = None) -> ViewerWidget: ...
+def show(*things: Thing, height: int = 500, link: Viewer | None = None) -> ViewerWidget: ...
 @overload
-def show(*things: Sequence[Scan | Annotations], height: int = 500, link: Viewer | None = None) -> SideBySide: ...
+def show(*things: Sequence[Thing], height: int = 500, link: Viewer | None = None) -> SideBySide: ...
 def show(*things: Any, height: int = 500, link: Viewer | None = None) -> ViewerWidget | SideBySide:
-    """Show scans and annotations in the notebook, on top of one another, or in lists side by side.
+    """Show scans, annotations and documents in the notebook, on top of one another, or in lists side by side.
 
-    The first scan is the base. Heat maps, masks, label maps and further scans are placed by spacing, origin and
-    parent, annotations by their level-0 pixels. Pixels travel as tiles, from the Jupyter server where it can open the
-    same file, else over the kernel's own connection; no port is opened, and nothing but small settings is stored in
-    the notebook.
+    The first scan is the base. A document can be drawn in: ``dh.show(slide, dh.Document.open(slide))``. Heat maps,
+    masks, label maps and further scans are placed by spacing, origin and parent, annotations by their level-0 pixels.
+    Pixels travel as tiles, from the Jupyter server where it can open the same file, else over the kernel's own
+    connection; no port is opened, and nothing but small settings is stored in the notebook.
 
     Parameters
     ----------
     things
-        Scans and annotations, from bottom to top. Or a list of them for each view: ``show([slide, heat], [ihc])``
-        gives two views beside one another that pan, zoom and turn together, by physical distance.
+        Scans, annotations and documents, from bottom to top. Or a list of them for each view:
+        ``show([slide, heat], [ihc])`` gives two views beside one another that pan, zoom and turn together, by physical
+        distance.
     height
         Height of the viewer in screen pixels.
     link
@@ -76,7 +76,7 @@ def show(*things: Any, height: int = 500, link: Viewer | None = None) -> ViewerW
     Raises
     ------
     BadValueError
-        If there is no scan in a view, a thing is neither scan nor annotations, or units cannot be converted.
+        If there is no scan in a view, a thing cannot be shown, or units cannot be converted.
     MissingDependencyError
         If the browser part of the viewer is not built.
     """
@@ -100,7 +100,7 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
     Parameters
     ----------
     things
-        Scans and annotations, from bottom to top; the first scan is the base.
+        Scans, annotations and documents, from bottom to top; the first scan is the base.
     height
         Height in screen pixels.
     """
@@ -108,7 +108,7 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
     _scene = traitlets.Dict().tag(sync=True)
     _version = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, *things: Scan | Annotations, height: int = 500) -> None:
+    def __init__(self, *things: Thing, height: int = 500) -> None:
         # Also a viewer that was refused below is closed by the garbage collector.
         self._futures: dict[tuple[str, int], Future[None]] = {}
         self._lock = Lock()
@@ -161,6 +161,9 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
             future = _workers().submit(contextvars.copy_context().run, work, content)
             self._futures[view, number] = future
             future.add_done_callback(lambda _: self._futures.pop((view, number), None))
+        elif kind == "edit":
+            # One after the other, as they were made; none is withdrawn.
+            _editing().submit(contextvars.copy_context().run, self._send_edit, content)
         elif kind == "several":
             for request in content.get("requests", ()):
                 if request.get("type") != "several":
@@ -209,6 +212,19 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
             self._answer(head | {"error": f"{type(error).__name__}: {error}"}, [])
         else:
             self._answer(head, [data])
+
+    def _send_edit(self, content: dict[str, Any]) -> None:
+        head = {k: content.get(k) for k in ("type", "view", "id", "layer")}
+        try:
+            answer = self.edit(int(content["layer"]), content)
+        except ANSWERABLE as error:
+            self._answer(head | {"error": str(error) if isinstance(error, DHLabError) else repr(error)}, [])
+        else:
+            self._answer(head | answer, [])
+
+    def _hear_of_edit(self, number: int, news: dict[str, Any]) -> None:
+        self._answer({"type": "edited", "layer": number, **news}, [])
+        super()._hear_of_edit(number, news)
 
     def _send(self, msg: Any, buffers: Any = None) -> None:
         # A kernel hands the browser's next messages to the shell that sent last. Were that the one of a running cell,
@@ -312,6 +328,11 @@ def encode_still(picture: NDArray[np.uint8]) -> str:
 @cache
 def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(4, env.thread_count()), thread_name_prefix="dhlab-view")
+
+
+@cache
+def _editing() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="dhlab-edit")
 
 
 @cache

@@ -204,3 +204,13 @@ def test_packing_keeps_every_array(kinds: dict[str, tuple[str, list[int]]]) -> N
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
+
+
+def test_shapes_of_a_document_tell_their_ids_and_reviews() -> None:
+    feature = {"type": "Feature", "id": "one", "geometry": {"type": "Point", "coordinates": [1, 2]}}
+    reviewed = {**feature, "id": "two", "properties": {"metadata": {"review": "accepted"}}}
+    annotations = Annotations.from_geojson(json.dumps({"type": "FeatureCollection", "features": [feature, reviewed]}))
+    head, _ = unpack(ShapeSource(annotations, named=True).outlines([0]))
+    assert head["ids"] == ["one", "two"]
+    assert head["reviews"] == {"1": "accepted"}
+    assert "ids" not in unpack(ShapeSource(annotations).outlines([0]))[0]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import dhlab as dh
 from dhlab.errors import BadValueError, MissingDependencyError, UnknownNameError
 from dhlab.scan import Scan
 from dhlab.view import widget
@@ -136,6 +137,19 @@ def open_viewer(kernel: Kernel, *things: str) -> str:
 
 def tile(**changes: Any) -> dict[str, Any]:
     return {"type": "tile", "view": "a", "layer": 0, "level": 0, "row": 0, "column": 0, "style": {}} | changes
+
+
+def pushed(kernel: Kernel, kind: str, timeout: float = 30) -> dict[str, Any]:
+    """Wait for a message of a kind that nobody asked for."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        for place, got in enumerate(kernel.backlog):
+            content = got["content"].get("data", {}).get("content", {}) if got["msg_type"] == "comm_msg" else {}
+            if content.get("type") == kind:
+                del kernel.backlog[place]
+                return content
+        kernel.backlog += apart(kernel.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic())))
+    raise AssertionError(f"no message of type {kind}")
 
 
 def picture(data: bytes) -> np.ndarray:
@@ -387,7 +401,7 @@ def test_settings_change_by_name_and_snapshot_follows() -> None:
 
 @needs_build
 def test_what_cannot_be_shown_is_refused() -> None:
-    with pytest.raises(BadValueError, match="expected Scans and Annotations"):
+    with pytest.raises(BadValueError, match="expected Scans, Annotations and Documents"):
         widget.show(np.zeros((4, 4)))  # type: ignore[arg-type]
     with pytest.raises(BadValueError, match="a Scan first"):
         widget.show()
@@ -423,3 +437,50 @@ def test_an_executed_notebook_holds_no_script_and_shows_the_picture_on_a_web_pag
     (tmp_path / "c.ipynb").write_text(json.dumps(stripped))
     convert("--to", "html", "--no-input", "c.ipynb")
     assert "data:image/png;base64," in (tmp_path / "c.html").read_text()
+
+
+def test_a_document_is_edited_over_the_comm_and_tells_what_others_do(kernel: Kernel, tmp_path: Path) -> None:
+    path = str(tmp_path / "slide.geojson")
+    kernel.run(f"document = dh.Document.open(slide, {path!r}, 'anna')")
+    comm = open_viewer(kernel, "slide", "document")
+    scene = json.loads(kernel.run("import json; print(json.dumps(viewer._scene['layers'][1]))")[0])
+    assert scene["kind"] == "shapes"
+    assert scene["document"] | {"classes": 0} == {
+        "readOnly": None,
+        "classes": 0,
+        "author": "anna",
+        "revision": 0,
+        "path": path,
+        "can": [],
+    }
+    geometry = {"type": "Polygon", "coordinates": [[[0, 0], [90, 0], [90, 90], [0, 0]]]}
+    change = {"object": "one", "after": {"exists": True, "geometry": geometry}}
+    edit = {"type": "edit", "view": "a", "layer": 1}
+    kernel.send(comm, **edit, id=2001, action="apply", tool="polygon", changes=[change], key="k")
+    answer, _ = kernel.receive(2001)
+    assert answer["edit"]["author"] == "anna"
+    # An answer means that it is on the disk.
+    assert len(dh.Document.open(make_slide(), path, "ben")) == 1
+    for number in range(2002, 2022):
+        stroke = {"path": [[number - 2000, 50]], "radius": 30, "objects": ["one"]}
+        kernel.send(comm, **edit, id=number, action="draw", tool="brush", **stroke)
+    revisions = [kernel.receive(number)[0]["revision"] for number in range(2002, 2022)]
+    assert revisions == sorted(revisions)
+    kernel.send(comm, **edit, id=2030, action="draw", tool="split", path=[[500, 0], [500, 9]], objects=["one"])
+    assert "does not cut" in kernel.receive(2030)[0]["error"]
+    kernel.send(comm, **edit | {"layer": 0}, id=2031, action="undo")
+    assert "is no document" in kernel.receive(2031)[0]["error"]
+    with dh.Document.open(make_slide(), path, "ben") as ben:
+        ben.change("one", review="accepted")
+        started = time.monotonic()
+        news = pushed(kernel, "edited")
+        assert time.monotonic() - started < 2
+    assert (news["author"], news["layer"]) == ("ben", 1)
+    assert news["changes"][0]["feature"]["properties"]["metadata"]["review"] == "accepted"
+    kernel.run("document.add(shapely.Point(1, 2), 'cell'); document.close()")
+    assert pushed(kernel, "edited")["classes"][0]["name"] == "cell"
+
+
+def make_slide() -> Scan:
+    """Return a scan that a document takes for the kernel's slide."""
+    return Scan.from_array(np.zeros((900, 700, 3), np.uint8), "yxc", spacing=0.5, unit="µm", name="slide")
