@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import threading
 import time
@@ -40,7 +41,6 @@ from dhlab.display import class_color
 from dhlab.errors import BadValueError, DHLabError, StorageError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
@@ -157,7 +157,8 @@ class Document:
         place = Path(path).expanduser() if path is not None else _beside(scan)
         if not place.name.endswith(SUFFIX):
             raise BadValueError(f"{place.name!r} as a document; expected a name that ends in {SUFFIX}.")
-        return cls(scan, place.absolute(), author or env.user_name())
+        # Whoever comes by another name must find the same log.
+        return cls(scan, Path(os.path.realpath(place)), author or env.user_name())
 
     @property
     def revision(self) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dhlab.annotations.edits import Stamp
     from dhlab.annotations.log import Heads
 
-__all__ = ["Store", "Update"]
+__all__ = ["Store", "Update", "places_of"]
 
 FILE_TOOL = "file"
 
@@ -82,7 +82,7 @@ class Store:
 
     def __init__(self, path: Path, scan: dict[str, Any], offset: Sequence[float]) -> None:
         self.path, self.scan, self.offset = path, scan, offset
-        self.log = EditLog(path.with_name(path.name.removesuffix(".geojson") + ".edits"), scan)
+        self.log = EditLog(places_of(path)[1], scan)
         self._file_stamp = _stamp_of(path)
         snapshot = read_snapshot(path, offset) if self._file_stamp else Snapshot()
         if snapshot.scan is not None:
@@ -241,6 +241,11 @@ class Store:
         if edit.stamp not in self.edits:
             self._unlogged.append(edit)
         return self._merge([(edit, changes)])
+
+
+def places_of(path: Path) -> tuple[Path, Path]:
+    """Return the file and the folder of the edit log of a document."""
+    return path, path.with_name(path.name.removesuffix(".geojson") + ".edits")
 
 
 def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:

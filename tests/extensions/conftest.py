@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class Server:
         """Return somebody new."""
         return Person(base_url=self.url, headers={"Authorization": f"token {self.token}"}, timeout=30)
 
+    def named(self, name: str) -> Person:
+        """Return somebody whom a proxy has named, with the cookie that lets a page send."""
+        headers = {"X-User": name, "X-XSRFToken": "same"}
+        return Person(base_url=self.url, headers=headers, cookies={"_xsrf": "same"}, timeout=40)
+
     def memory(self) -> int:
         """Return the bytes of memory that the server holds."""
         import psutil
@@ -66,10 +71,11 @@ class Server:
 
 
 @contextmanager
-def run_server(folder: Path, home: Path) -> Iterator[Server]:
+def run_server(folder: Path, home: Path, configuration: str = "") -> Iterator[Server]:
     """Run a Jupyter server on loopback that shows a folder and keeps its own files in another."""
     # The file that the wheel installs is what switches the extension on.
     shutil.copytree(EXTENSION / "jupyter_server_config.d", home / "config" / "jupyter_server_config.d")
+    (home / "config" / "jupyter_server_config.py").write_text(configuration)
     token = secrets.token_hex(16)
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -109,6 +115,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         log = (home / "server.log").read_text()
         assert running.process.poll() is None, log[-3000:]
         assert "Traceback" not in log, log[-3000:]
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., AbstractContextManager[Server]]:
+    """Return `run_server`, for servers of one's own."""
+    return run_server
 
 
 @pytest.fixture

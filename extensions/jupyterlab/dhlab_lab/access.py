@@ -85,9 +85,13 @@ class Access:
                 f"{', '.join(map(str, self.roots))}. Move it there, or add its folder to DHLab.allowed_roots.",
             )
 
-    def identify(self, file: File) -> str:
-        """Return the number under which a file, as it is now, goes in addresses; it says nothing about the path."""
-        return self._digest("file", repr(file))
+    def identify(self, file: File, document: Path | None = None) -> str:
+        """Return the number under which a file, as it is now, goes in addresses; it says nothing about the path.
+
+        A document on a file has a number of its own, in whatever state it is.
+        """
+        kind, thing = ("file", repr(file)) if document is None else ("document", repr((file, document)))
+        return self._digest(kind, thing)
 
     def sign(self, user: str, file: str) -> tuple[str, int]:
         """Return a token for a user and a file's number, and when it runs out (seconds since 1970).

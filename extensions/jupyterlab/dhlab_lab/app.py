@@ -5,7 +5,7 @@ from __future__ import annotations
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Float, Int, List, Unicode
 
-from dhlab_lab import handlers, notebooks
+from dhlab_lab import documents, handlers, notebooks
 from dhlab_lab.access import Access
 from dhlab_lab.sockets import without_delay
 from dhlab_lab.views import Views
@@ -42,10 +42,10 @@ class DHLab(ExtensionApp):
         access = Access(
             self.allowed_roots or [root], base=root, secret=self.serverapp.cookie_secret, lifetime=self.token_lifetime
         )
-        parts = {"access": access, "views": self.views, "workers": self.workers}
-        self.handlers.extend(
-            (pattern, handler, parts) for pattern, handler in (*handlers.HANDLERS, *notebooks.HANDLERS)
-        )
+        self.documents = documents.Documents(self.most_open)
+        parts = {"access": access, "views": self.views, "documents": self.documents, "workers": self.workers}
+        every = (*handlers.HANDLERS, *documents.HANDLERS, *notebooks.HANDLERS)
+        self.handlers.extend((pattern, handler, parts) for pattern, handler in every)
 
     def initialize_settings(self) -> None:
         """Let the tiles of kernels travel without delay."""
@@ -55,4 +55,5 @@ class DHLab(ExtensionApp):
     async def stop_extension(self) -> None:
         """Close what is open when the server ends."""
         self.workers.close()
+        self.documents.close()
         self.views.close()

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import re
 import struct
 import zlib
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from dhlab import __version__
+from dhlab import __version__, env
+from dhlab.annotations.store import places_of
 from dhlab.errors import BadValueError, DHLabError, NotFoundError, UnknownNameError
 from dhlab.io.pool import Stamp
 from dhlab_lab.access import Access, Refused
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dhlab.view.tiles import Style, TileRequest
+    from dhlab_lab.documents import Documents, OpenDocument
     from dhlab_lab.workers import Workers
 
 __all__ = ["HANDLERS", "ScansHandler", "ShapesHandler", "TileHandler", "ValuesHandler"]
@@ -46,10 +51,11 @@ class Handler(APIHandler):
 
     auth_resource = "contents"
 
-    def initialize(self, *, access: Access, views: Views, workers: Workers) -> None:
+    def initialize(self, *, access: Access, views: Views, documents: Documents, workers: Workers) -> None:
         """Take over what `DHLab` made."""
         self.access = access
         self.views = views
+        self.documents = documents
         self.workers = workers
         self._works: set[asyncio.Future[Any]] = set()
 
@@ -62,6 +68,24 @@ class Handler(APIHandler):
     def user(self) -> str:
         """Name of whoever is logged in."""
         return str(self.current_user.username)
+
+    @property
+    def author(self) -> str:
+        """Whose edits these are: people without a name share the server of one who has a login."""
+        user = self.current_user
+        return env.user_name() if str(user.name).startswith("Anonymous") else str(user.username)
+
+    async def forbidden(self) -> str | None:
+        """Return why this person may not draw, or None."""
+        allowed = self.authorizer.is_authorized(self, self.current_user, "write", self.auth_resource)
+        return None if await ensure_async(allowed) else f"{self.author} may look here, and not write."
+
+    def document(self, token: str) -> OpenDocument:
+        """Return the document that a token is for (410 if it is not open any more)."""
+        opened = self.documents.get(self.access.verify(self.user, token))
+        if opened is None:
+            raise Refused(410, "the server does not know this document any more. Open it again.")
+        return opened
 
     async def work(self, work: Callable[[], Value], *, opening: bool = False) -> Value:
         """Do something slow in another thread, unless whoever asked has left before its turn."""
@@ -90,39 +114,56 @@ class Handler(APIHandler):
 
 
 class ScansHandler(Handler):
-    """``POST dhlab/scans``: open a scan, or annotations, and give a token for its tiles or shapes."""
+    """``POST dhlab/scans``: open a scan, annotations or a document, and give a token for its tiles or shapes."""
 
     @web.authenticated
     @authorized("read")  # type: ignore[untyped-decorator]
     async def post(self) -> None:
         """Answer ``{"token", "expires", "layer"}``."""
-        number, view = await self.work(partial(self._open, *self._wanted()), opening=True)
+        path, stamp, on, drawn_in = self._wanted()
+        if drawn_in:
+            work = partial(
+                self._open_document, path, on, self.author, await self.forbidden(), asyncio.get_running_loop()
+            )
+        else:
+            work = partial(self._open, path, stamp, on)
+        number, scene = await self.work(work, opening=True)
         token, expires = self.access.sign(self.user, number)
         self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps({"token": token, "expires": expires, "layer": view.scene}))
+        self.finish(json.dumps({"token": token, "expires": expires, "layer": scene}))
 
-    def _wanted(self) -> tuple[str, Stamp | None, str | None]:
+    def _wanted(self) -> tuple[str, Stamp | None, str | None, bool]:
         try:
             body = json.loads(self.request.body)
-            path, stamp, on = body["path"], body.get("stamp"), body.get("on")
-            if not isinstance(path, str) or not isinstance(on, str | None):
+            path, stamp, on, drawn_in = body["path"], body.get("stamp"), body.get("on"), bool(body.get("document"))
+            if not isinstance(path, str) or not isinstance(on, str | None) or (drawn_in and on is None):
                 raise TypeError
-            return path, None if stamp is None else Stamp(*(int(n) for n in stamp)), on
+            return path, None if stamp is None else Stamp(*(int(n) for n in stamp)), on, drawn_in
         except (ValueError, TypeError, KeyError, AttributeError):
             raise Refused(
                 400,
                 'cannot understand what is asked; expected {"path": "…", "stamp": [size, mtime_ns] or null, "on": path '
-                "of the scan that it lies on, or null}.",
+                'of the scan that it lies on, or null, "document": whether to draw in it}.',
             ) from None
 
-    def _open(self, path: str, stamp: Stamp | None, on: str | None) -> tuple[str, View]:
+    def _open_document(
+        self, path: str, on: str | None, author: str, forbidden: str | None, loop: asyncio.AbstractEventLoop
+    ) -> tuple[str, dict[str, Any]]:
+        assert on is not None
+        real, scan = self.access.resolve(path), self._find(on)
+        for place in places_of(real):
+            self.access.check(Path(os.path.realpath(place)), path)
+        number = self.access.identify(scan, real)
+        return number, self.documents.open(number, real, scan, loop).scene(author, forbidden)
+
+    def _open(self, path: str, stamp: Stamp | None, on: str | None) -> tuple[str, dict[str, Any]]:
         file = self._find(path)
         if stamp is not None and stamp != file.stamp:
             raise Refused(409, f"{path} has changed since it was opened. Open it again with dhlab.open.")
         if on is not None:
             file = File(file.path, file.stamp, self._find(on))
         number = self.access.identify(file)
-        return number, self.views.open(number, file)
+        return number, self.views.open(number, file).scene
 
     def _find(self, path: str) -> File:
         real = self.access.resolve(path)
@@ -252,16 +293,23 @@ class TilesHandler(ViewHandler):
 
 
 class ShapesHandler(ViewHandler):
-    """``GET dhlab/shapes/{token}?cells=``: outlines of some cells; without cells, where all shapes are."""
+    """``GET dhlab/shapes/{token}?cells=``: outlines of some cells; without cells, where all shapes are.
+
+    Of a document ``revision=`` names the layer's revision whose cells are meant.
+    """
 
     @web.authenticated
     @authorized
     async def get(self, token: str) -> None:
         """Answer numbers as `dhlab.view.shapes.pack` writes them."""
-        shapes = (await self.view(token)).shapes
         cells = self._cells()
-        if self.is_known(cells):
-            return
+        if opened := self.documents.get(self.access.verify(self.user, token)):
+            shapes = opened.shapes(self.number("revision", int) if "revision" in self.request.arguments else None)
+            self.set_header("Cache-Control", "no-store")
+        else:
+            shapes = (await self.view(token)).shapes
+            if self.is_known(cells):
+                return
         data = await self.work(shapes.catalogue if cells is None else partial(shapes.outlines, cells))
         self.finish(data, set_content_type="application/octet-stream")
 
