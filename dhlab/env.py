@@ -8,7 +8,17 @@ from pathlib import Path
 
 from dhlab.errors import BadValueError
 
-__all__ = ["VARIABLES", "Variable", "cache_folder", "data_folder", "get", "hub_prefix", "thread_count", "user_name"]
+__all__ = [
+    "VARIABLES",
+    "Variable",
+    "cache_folder",
+    "data_folder",
+    "get",
+    "has_screen",
+    "hub_prefix",
+    "thread_count",
+    "user_name",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,9 @@ VARIABLES = {
         Variable("DHLAB_TIMELINE", "", (), "folder of the time-to-model ledger; else no ledger is kept"),
         Variable("JUPYTERHUB_USER", "", (), "set by JupyterHub: who is logged in; the author of annotations"),
         Variable("JUPYTERHUB_SERVICE_PREFIX", "", (), "set by JupyterHub: the URL prefix of this server"),
+        Variable("DISPLAY", "", (), "set by X11: the screen on which windows open"),
+        Variable("WAYLAND_DISPLAY", "", (), "set by Wayland: the screen on which windows open"),
+        Variable("QT_QPA_PLATFORM", "", (), "where Qt draws its windows, if not on a screen: offscreen, minimal, vnc"),
         Variable("XDG_CACHE_HOME", "", (), "the user's cache folder, as on any Linux desktop"),
     )
 }
@@ -76,6 +89,11 @@ def user_name() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, KeyError):  # a container may give its process a number without a name
         return f"user {os.getuid()}" if hasattr(os, "getuid") else "user"
+
+
+def has_screen() -> bool:
+    """Return whether Qt can open a window on Linux; where it cannot, it ends the process."""
+    return any(map(get, ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")))
 
 
 def hub_prefix() -> str:

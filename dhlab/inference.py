@@ -24,7 +24,7 @@ from dhlab.grid import TileGrid
 from dhlab.io import open as _open
 from dhlab.kernels import blend_windows
 from dhlab.kernels.blend import accumulate_windows, gaussian_weights, resolve_scores
-from dhlab.progress import progress_bar
+from dhlab.progress import Progress, progress_bar
 from dhlab.scan import Scan
 from dhlab.tiles import Tiles
 from dhlab.timeline import stage
@@ -62,7 +62,7 @@ def predict(
     resume: bool = True,
     overwrite: bool = False,
     device: str | None = None,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> Scan:
     """Run a model over a scan of any size, in bounded memory.
 
@@ -91,7 +91,8 @@ def predict(
     device
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is a GPU if there is one.
     progress
-        Show a progress bar.
+        Show a progress bar. Or a function that is called with the number of windows that are done and of all; what it
+        raises ends the run, which `out` lets continue later.
 
     Returns
     -------
@@ -358,7 +359,7 @@ class _Run:
         self.band: NDArray[np.uint8] | None = None
         self.written: deque[Future[None]] = deque()
 
-    def go(self, *, shown: bool) -> dict[str, Any]:
+    def go(self, *, shown: Progress) -> dict[str, Any]:
         """Compute what the sink lacks and return where the time went."""
         begin = time.perf_counter()
         runs = _missing(self.sink, self.plan.shape[0])

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from dhlab.scan import Level, Parent
 
-__all__ = ["LayerData", "LazyArray", "Placement", "carry_index", "locate", "to_layers"]
+__all__ = ["LayerData", "LazyArray", "Placement", "carry_index", "frame_of", "locate", "outlines", "to_layers"]
 
 # Data, keyword arguments and layer type, as napari's readers return them.
 LayerData = tuple[Any, dict[str, Any], str]
 
-UNCLASSIFIED = (90, 90, 90)
+UNCLASSIFIED, UNCLASSIFIED_NAME = (90, 90, 90), "no class"
+# What stands for a point, in level-0 pixels.
+POINT_RADIUS = 4.0
 LENGTHS = {"nm": 1e-9, "µm": 1e-6, "um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
 
@@ -139,8 +142,8 @@ def to_layers(thing: Scan | Annotations, *, base: Scan | None = None) -> list[La
     -------
     list of tuple
         ``(data, meta, type)`` with type ``"image"``, ``"labels"`` or ``"shapes"``. Images are lists of `LazyArray`,
-        finest first; a heat map gives one image per class. Shapes are ``(N, 2)`` float (y, x) outlines, holes joined
-        to their rim. ``meta`` holds ``name``, ``scale``, ``translate``, ``opacity`` and what the type needs.
+        finest first; a heat map gives one image per class. Shapes are ``(N, 2)`` float (y, x) `outlines`. ``meta``
+        holds ``name``, ``scale``, ``translate``, ``opacity`` and what the type needs.
 
     Raises
     ------
@@ -192,17 +195,30 @@ def _scan_layers(scan: Scan) -> list[LayerData]:
     return layers
 
 
+def frame_of(annotations: Annotations, base: Scan | None) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return physical size of a level-0 pixel of annotations and position of its first corner, along y and x."""
+    if base is None:
+        return (1.0, 1.0), (0.0, 0.0)
+    y, x = (base.window_axes.index(a) for a in "yx")
+    place, spacing, origin = (
+        locate(annotations, base),
+        (base.spacing[y], base.spacing[x]),
+        (base.origin[y], base.origin[x]),
+    )
+    scale, translate = (
+        [s * k for s, k in zip(spacing, place.scale, strict=True)],
+        [o + f * s for o, f, s in zip(origin, place.offset, spacing, strict=True)],
+    )
+    return (scale[0], scale[1]), (translate[0], translate[1])
+
+
 def _shapes_layer(annotations: Annotations, base: Scan | None) -> LayerData:
-    y, x = (base.window_axes.index(a) for a in "yx") if base is not None else (0, 1)
-    spacing = (1.0, 1.0) if base is None else (base.spacing[y], base.spacing[x])
-    place = Placement() if base is None else locate(annotations, base)
-    origin = (0.0, 0.0) if base is None else (base.origin[y], base.origin[x])
     shapes = shapes_of(annotations)
-    outlines, kinds, colors, rows = [], [], [], []
+    vertices, kinds, colors, rows = [], [], [], []
     for number, geometry in enumerate(shapes.geometries):
         label = int(shapes.labels[number])
-        for kind, outline in _outlines(geometry):
-            outlines.append(outline)
+        for kind, outline in outlines(geometry):
+            vertices.append(outline)
             kinds.append(kind)
             colors.append(tuple(v / 255 for v in shapes.colors[label]))
             rows.append(number)
@@ -211,10 +227,11 @@ def _shapes_layer(annotations: Annotations, base: Scan | None) -> LayerData:
         "score": [float(annotations.scores[i]) for i in rows],
         "id": [annotations.ids[i] for i in rows],
     }
+    scale, translate = frame_of(annotations, base)
     meta = {
         "name": shapes.title,
-        "scale": tuple(s * k for s, k in zip(spacing, place.scale, strict=True)),
-        "translate": tuple(o + f * s for o, f, s in zip(origin, place.offset, spacing, strict=True)),
+        "scale": scale,
+        "translate": translate,
         "shape_type": kinds,
         "edge_color": colors,
         "face_color": [(*c, 0.15) for c in colors],
@@ -222,7 +239,7 @@ def _shapes_layer(annotations: Annotations, base: Scan | None) -> LayerData:
         "features": features,
         "opacity": 0.9,
     }
-    return outlines, meta, "shapes"
+    return vertices, meta, "shapes"
 
 
 def shapes_of(annotations: Annotations) -> Shapes:
@@ -231,28 +248,34 @@ def shapes_of(annotations: Annotations) -> Shapes:
     labels = annotations.classes.astype(np.int64)
     if (labels < 0).any():
         labels = np.where(labels < 0, len(names), labels)
-        names, colors = (*names, "no class"), (*colors, UNCLASSIFIED)
+        names, colors = (*names, UNCLASSIFIED_NAME), (*colors, UNCLASSIFIED)
     title = names[0] if len(names) == 1 else "annotations"
     return Shapes(annotations.geometries, labels, names, colors, title)
 
 
-def _outlines(geometry: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield shape type and ``(N, 2)`` (y, x) vertices of every part of a geometry."""
+def outlines(geometry: BaseGeometry) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield shape type and ``(N, 2)`` (y, x) vertices of what draws a geometry in an array viewer.
+
+    A polygon with all its holes and parts is one outline: the further rings are walked to from the first vertex and
+    back, and an edge that is walked twice is none. A line is a path, a point a small ellipse; of several, each is one.
+    """
     import shapely
 
-    for part in shapely.get_parts(geometry):
-        kind = part.geom_type
-        if kind == "Polygon":
-            rim = shapely.get_coordinates(part.exterior)[:-1, ::-1]
-            # A hole is walked to from the first vertex and back, so one outline holds all.
-            for ring in part.interiors:
-                rim = np.concatenate([rim, rim[:1], shapely.get_coordinates(ring)[:, ::-1], rim[:1]])
-            yield "polygon", rim
-        elif kind in ("LineString", "LinearRing"):
-            yield "path", shapely.get_coordinates(part)[:, ::-1]
-        elif kind == "Point":
-            y, x = part.y, part.x
-            yield "ellipse", np.array([(y - 2, x - 2), (y - 2, x + 2), (y + 2, x + 2), (y + 2, x - 2)])
+    kind = geometry.geom_type
+    if kind in ("Polygon", "MultiPolygon"):
+        rings = [shapely.get_coordinates(ring)[:, ::-1] for ring in shapely.get_rings(shapely.get_parts(geometry))]
+        walk = [rings[0][:-1]]
+        for ring in rings[1:]:
+            walk += [rings[0][:1], ring]
+        yield "polygon", np.concatenate(walk)
+    elif kind in ("LineString", "LinearRing"):
+        yield "path", shapely.get_coordinates(geometry)[:, ::-1]
+    elif kind == "Point":
+        (x, y), r = shapely.get_coordinates(geometry)[0], POINT_RADIUS
+        yield "ellipse", np.array([(y - r, x - r), (y - r, x + r), (y + r, x + r), (y + r, x - r)])
+    else:
+        for part in shapely.get_parts(geometry):
+            yield from outlines(part)
 
 
 def locate(thing: Scan | Annotations, base: Scan) -> Placement:

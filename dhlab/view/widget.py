@@ -21,6 +21,7 @@ import traitlets
 from dhlab import env
 from dhlab.errors import BadValueError, DHLabError, MissingDependencyError
 from dhlab.scan import Scan
+from dhlab.view.fronts import find_front
 from dhlab.view.layers import carry_index
 from dhlab.view.scene import describe_layer
 from dhlab.view.tiles import read_values
@@ -49,7 +50,9 @@ ANSWERABLE = (DHLabError, OSError, ValueError, KeyError, TypeError, AssertionErr
 def show(*things: Thing, height: int = 500, link: Viewer | None = None) -> ViewerWidget: ...
 @overload
 def show(*things: Sequence[Thing], height: int = 500, link: Viewer | None = None) -> SideBySide: ...
-def show(*things: Any, height: int = 500, link: Viewer | None = None) -> ViewerWidget | SideBySide:
+@overload
+def show(*things: Any, front: str) -> Any: ...
+def show(*things: Any, height: int = 500, link: Viewer | None = None, front: str = "notebook") -> Any:
     """Show scans, annotations and documents in the notebook, on top of one another, or in lists side by side.
 
     The first scan is the base. A document can be drawn in: ``dh.show(slide, dh.Document.open(slide))``. Heat maps,
@@ -67,19 +70,25 @@ def show(*things: Any, height: int = 500, link: Viewer | None = None) -> ViewerW
         Height of the viewer in screen pixels.
     link
         Another viewer whose place, zoom and rotation this one follows, and the other way round.
+    front
+        ``"notebook"``, or ``"napari"`` for a window of its own.
 
     Returns
     -------
     ViewerWidget or SideBySide
-        A `Viewer`, or several; the last expression of a cell shows it.
+        A `Viewer`, or several; the last expression of a cell shows it. In napari: its viewer.
 
     Raises
     ------
     BadValueError
         If there is no scan in a view, a thing cannot be shown, or units cannot be converted.
+    UnknownNameError
+        If there is no such front.
     MissingDependencyError
-        If the browser part of the viewer is not built.
+        If the browser part of the viewer is not built, or the front is not installed.
     """
+    if front != "notebook":
+        return find_front(front)(*things)
     beside = [isinstance(thing, (list, tuple)) for thing in things]
     if any(beside) and not all(beside):
         raise BadValueError(

@@ -1,0 +1,1 @@
+"""Dock widgets: tissue, prediction, annotations, live learning."""
