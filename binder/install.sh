@@ -31,6 +31,9 @@ case $profile in
       [ -e /usr/aarch64-linux-gnu/include/stdio.h ] || wanted+=(libc6-dev-arm64-cross)
     fi
     command -v chromium chromium-browser google-chrome >/dev/null || wanted+=(chromium)
+    # Jobs are tested on a Slurm of their own.
+    need slurmctld slurm-wlm
+    need munged munge
     # napari draws on a screen that nobody sees, and in a browser through VNC.
     need Xvfb xvfb
     need Xtigervnc tigervnc-standalone-server
@@ -124,9 +127,9 @@ fi
 say "dhlab and its dependencies ($profile)"
 case $profile in
   demo) install -e . ;;
-  lab) install -e '.[dicom,lab,models,nifti]' ;;
-  test) install -e '.[dicom,lab,models,nifti]' --group test --group lint ;;
-  dev) install -e '.[dicom,lab,models,nifti]' --group dev ;;
+  lab) install -e '.[dicom,jobs,lab,models,nifti]' ;;
+  test) install -e '.[dicom,jobs,lab,models,nifti]' --group test --group lint ;;
+  dev) install -e '.[dicom,jobs,lab,models,nifti]' --group dev ;;
 esac
 compgen -G 'dhlab/kernels/_cpu/*.so' >/dev/null || say "No C kernels were built: it takes a C compiler. PyTorch's operations run instead."
 if [ "$profile" != demo ] && ! "$python" binder/torchvision_cpu_ops.py; then

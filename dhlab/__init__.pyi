@@ -24,6 +24,9 @@ from .packaging import export as export
 from .report import Report as Report
 from .samples import sample as sample
 from .scan import Scan as Scan
+from .scheduling import Job as Job
+from .scheduling import jobs as jobs
+from .scheduling import submit as submit
 from .tiles import Tiles as Tiles
 from .timeline import Timeline as Timeline
 from .tissue import find_tissue as find_tissue

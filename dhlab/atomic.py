@@ -49,6 +49,7 @@ REMEDIES = {
 # A partial of another machine cannot be asked whether its process lives; a day without a change means no.
 FOREIGN_STALE_S = 86_400.0
 LONGEST_NAME = 150
+ENDED = "ended"
 _counter = count()
 
 
@@ -200,9 +201,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def process_identity() -> str:
-    """Return a name for this process that no other one on any machine has: ``<machine>-<pid>-<start>``."""
-    return f"{_machine()}-{os.getpid()}-{_start_of(os.getpid())}"
+def process_identity(pid: int | None = None) -> str:
+    """Return a name for a process, this one if `pid` is None, that no other has: ``<machine>-<pid>-<start>``."""
+    pid = os.getpid() if pid is None else pid
+    return f"{_machine()}-{pid}-{_start_of(pid)}"
 
 
 def is_alive(identity: str) -> bool | None:
@@ -217,7 +219,7 @@ def is_alive(identity: str) -> bool | None:
         return False
     except PermissionError:
         pass
-    return _start_of(int(pid)) == start
+    return _start_of(int(pid)) == start != ENDED
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -317,6 +319,8 @@ def _machine() -> str:
 
 def _start_of(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return "0"
+    # A process that has ended stays listed until its parent looks.
+    return ENDED if state == "Z" else rest[18]

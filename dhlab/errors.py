@@ -19,8 +19,10 @@ __all__ = [
     "ConflictError",
     "DHLabError",
     "DHLabWarning",
+    "JobError",
     "MissingDependencyError",
     "NotFoundError",
+    "SchedulerError",
     "StorageError",
     "UnknownNameError",
     "suggest",
@@ -69,6 +71,14 @@ class StorageError(DHLabError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class JobError(DHLabError, RuntimeError):
+    """A job has no result: it failed, was cancelled, or is lost."""
+
+
+class SchedulerError(DHLabError, ConnectionError):
+    """The cluster that runs jobs does not answer, or refuses what is asked."""
 
 
 class MissingDependencyError(DHLabError, ImportError):

@@ -1,21 +1,65 @@
-"""Progress of long work: a bar in a terminal, a widget in a notebook, a function that is told, or nothing."""
+"""How far long work is: a bar in a terminal, a widget in a notebook, a function that is told, the table of jobs."""
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dhlab import env
+from dhlab.atomic import atomic_write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tqdm import tqdm
 
-__all__ = ["Progress", "progress_bar"]
+__all__ = ["Progress", "progress_bar", "report_progress"]
 
 # Whether a bar is shown; or what is called with the steps that are done and all steps, and ends the work by raising.
 Progress: TypeAlias = "bool | Callable[[int, int], None]"
+SECONDS_BETWEEN_REPORTS = 1.0
+_reported: dict[str, float] = {}  # when, of each job
 
 
-def progress_bar(total: int, description: str, *, shown: Progress = True, unit: str = "it") -> tqdm[Any]:
+def report_progress(
+    done: float,
+    *,
+    rate: float | None = None,
+    seconds_left: float | None = None,
+    loss: float | None = None,
+    text: str = "",
+) -> None:
+    """Tell whoever looks at the job how far it is; does nothing outside a job, and on all workers but the first.
+
+    Call it as often as you like: it writes once a second.
+
+    Parameters
+    ----------
+    done
+        Share that is done, 0 to 1.
+    rate
+        Samples, or whatever is counted, per second.
+    seconds_left
+        Time until it is done.
+    loss
+        Loss of the last batches of a training.
+    text
+        Anything else, in a few words.
+    """
+    folder, now = env.get("DHLAB_JOB"), time.monotonic()
+    early = now - _reported.get(folder, 0.0) < SECONDS_BETWEEN_REPORTS and done < 1
+    if not folder or env.get("HOROVOD_RANK") not in ("", "0") or early:
+        return
+    _reported[folder] = now
+    told = {"done": done, "rate": rate, "seconds_left": seconds_left, "loss": loss, "text": text}
+    atomic_write_text(Path(folder) / "progress.json", json.dumps(told))
+
+
+def progress_bar(
+    total: int, description: str, *, shown: Progress = True, unit: str = "it", reported: bool = True
+) -> tqdm[Any]:
     """Return a bar to call ``update(n)`` on, best used with ``with``.
 
     Parameters
@@ -28,6 +72,8 @@ def progress_bar(total: int, description: str, *, shown: Progress = True, unit: 
         False makes a bar that shows nothing; a function is called with the steps that are done and the total.
     unit
         What a step is called.
+    reported
+        Also report the progress of the job that this runs in (see `report_progress`).
 
     Returns
     -------
@@ -50,5 +96,16 @@ def progress_bar(total: int, description: str, *, shown: Progress = True, unit: 
                 return None
 
         return Told(total=total, disable=True)
-    bar: tqdm[Any] = tqdm(total=total, desc=description, disable=not shown, unit=unit, mininterval=0.5)
-    return bar
+
+    class Reported(tqdm):  # type: ignore[type-arg]
+        """Tells the table of jobs too."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn = super().update(n)
+            if self.n and not self.disable:
+                rate = self.n / max(1e-9, time.time() - self.start_t)
+                report_progress(self.n / total, rate=rate, seconds_left=(total - self.n) / rate, text=description)
+            return drawn
+
+    bar = Reported if reported and env.get("DHLAB_JOB") else tqdm
+    return bar(total=total, desc=description, disable=not shown, unit=unit, mininterval=0.5)

@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dhlab.errors import MissingDependencyError
-from dhlab.progress import progress_bar
+from dhlab.progress import progress_bar, report_progress
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Event", "Listener", "NotebookPlot", "TensorBoardLog", "TerminalBar", "draw_curve", "make_display"]
+__all__ = [
+    "Event",
+    "JobReport",
+    "Listener",
+    "NotebookPlot",
+    "TensorBoardLog",
+    "TerminalBar",
+    "draw_curve",
+    "make_display",
+]
 
 RECENT = 20  # steps that the shown loss is the mean of
 REDRAW_S = 1.0
@@ -71,7 +80,7 @@ class TerminalBar:
     """A bar with the recent loss and the last score."""
 
     def __init__(self) -> None:
-        self.bar = progress_bar(1000, "fit", unit="‰")
+        self.bar = progress_bar(1000, "fit", unit="‰", reported=False)
         self.bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
         self.recent: list[float] = []
         self.score = ""
@@ -89,6 +98,36 @@ class TerminalBar:
         loss = np.mean(self.recent) if self.recent else event.loss
         self.bar.set_postfix_str(f"epoch {event.epoch}, loss {loss:.3f}{self.score}", refresh=False)
         self.bar.update(round(1000 * event.done) - self.bar.n)
+
+
+class JobReport:
+    """Tells the table of jobs how far the training is: share, time left, samples per second, loss."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.seen = 0
+        self.first = 0.0
+        self.recent: list[float] = []
+
+    def __call__(self, event: Event) -> None:
+        """Report if it is time."""
+        if event.kind == "end":
+            return
+        spent = time.perf_counter() - self.began
+        if event.kind == "step":
+            # A run that continues has not done its first part in this time.
+            self.first = self.first or event.done
+            self.seen += event.samples
+            self.recent = [*self.recent, event.loss][-RECENT:]
+        pace = (event.done - self.first) / spent
+        score = event.curve[-1].get(event.score_name) if event.curve else None
+        report_progress(
+            event.done,
+            rate=self.seen / spent,
+            seconds_left=(1 - event.done) / pace if pace > 0 else None,
+            loss=float(np.mean(self.recent)) if self.recent else event.loss,
+            text=f"epoch {event.epoch}" + ("" if score is None else f", {event.score_name} {score:.3f}"),
+        )
 
 
 class NotebookPlot:

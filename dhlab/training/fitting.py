@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dhlab import env
 from dhlab.errors import BadFileError, BadValueError, DHLabWarning
 from dhlab.models import digest_weights
 from dhlab.report import Figure, Report, software_versions
 from dhlab.tasks import TASKS
 from dhlab.timeline import stage
 from dhlab.training.checkpoints import Progress
-from dhlab.training.events import Event, TensorBoardLog, draw_curve, make_display
+from dhlab.training.events import Event, JobReport, TensorBoardLog, draw_curve, make_display
 from dhlab.training.run import Run, save_batch, signals_held
 from dhlab.training.settings import Settings
 from dhlab.training.trainer import Trainer, check_trainable
@@ -213,6 +214,8 @@ def fit(
     listeners = [make_display()] if progress else []
     if run is not None and tensorboard:
         listeners.append(TensorBoardLog(run.folder / "tensorboard"))
+    if env.get("DHLAB_JOB"):
+        listeners.append(JobReport())
     if on_event is not None:
         listeners.append(on_event)
     digest = model.digest() if run is not None else ""

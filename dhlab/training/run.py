@@ -216,7 +216,7 @@ def load_run(folder: str | os.PathLike[str]) -> Model:
 class Interruption:
     """Lets a batch finish when the process is asked to stop, so that its state can be written first.
 
-    A first SIGTERM or Ctrl-C is remembered; a second one acts at once.
+    A first SIGTERM, Ctrl-C or SIGUSR2 (a job whose time is nearly over) is remembered; a second one acts at once.
     """
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ class Interruption:
     def __enter__(self) -> Self:
         # Only the main thread may handle signals; elsewhere they act as they did.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 self.before[number] = signal.signal(number, self._remember)
         return self
 

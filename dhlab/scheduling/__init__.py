@@ -1,0 +1,5 @@
+"""Work outside the notebook: jobs in local processes or on Slurm, with workers that Horovod joins."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

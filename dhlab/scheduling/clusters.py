@@ -1,0 +1,245 @@
+"""Where jobs run: processes of this machine, or Slurm; submitit hands them over, and begins them again in time."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+from dhlab.atomic import is_alive, process_identity
+from dhlab.errors import BadValueError, SchedulerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dhlab.scheduling.folder import JobFolder
+    from dhlab.scheduling.launching import Launch
+    from dhlab.scheduling.request import Request
+
+__all__ = ["Cluster", "Sight", "choose_cluster", "cluster_named"]
+
+SECONDS_TO_STOP = 10.0
+SECONDS_BETWEEN_QUESTIONS, SECONDS_AFTER_REFUSAL = 1.0, 10.0
+DAYS_WITHOUT_LIMIT = 3650
+QUEUED = {
+    "PENDING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+    "SUSPENDED",
+}
+RUNNING = {"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How a cluster sees a job: ``queued``, ``running``, ``ended`` or ``unknown``, and a reason in its own words."""
+
+    state: str
+    reason: str = ""
+
+
+class Cluster(Protocol):
+    """What both kinds can do."""
+
+    def start(self, folder: JobFolder, request: Request, launches: Sequence[Launch]) -> str:
+        """Hand a job over and return the cluster's number for it."""
+
+    def look(self, folder: JobFolder, number: str) -> Sight:
+        """Return how the cluster sees a job."""
+
+    def cancel(self, folder: JobFolder, number: str) -> None:
+        """Stop a job; its workers are asked first, and can write their state."""
+
+
+class Local:
+    """Processes of this machine, in a session of their own: they outlive the notebook."""
+
+    def start(self, folder: JobFolder, request: Request, launches: Sequence[Launch]) -> str:
+        """Start the process that watches over a job."""
+        import submitit
+
+        executor = submitit.LocalExecutor(folder.path, max_num_timeout=request.max_requeues)
+        minutes = request.minutes if request.minutes is not None else DAYS_WITHOUT_LIMIT * 1440
+        executor.update_parameters(timeout_min=minutes, signal_delay_s=request.signal_s, stderr_to_stdout=True)
+        return process_identity(int(executor.submit(launches[0]).job_id))
+
+    def look(self, folder: JobFolder, number: str) -> Sight:
+        """Return whether the watching process lives, or the one that it started."""
+        attempts = folder.attempts()
+        if attempts and is_alive(attempts[-1]["process"]) is not False:
+            return Sight("running")
+        return Sight("ended" if is_alive(number) is False else "queued")
+
+    def cancel(self, folder: JobFolder, number: str) -> None:
+        """Ask every process of the job to stop, and end those that have not after ten seconds."""
+        known = (number, *(attempt["process"] for attempt in folder.attempts()))
+        if any(is_alive(process) is None for process in known):
+            raise SchedulerError(f"the job runs on another machine ({number}). Cancel it there.")
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            groups = {os.getpgid(int(process.split("-")[1])) for process in known if is_alive(process)}
+            for group in groups:
+                os.killpg(group, kind)
+            deadline = time.monotonic() + SECONDS_TO_STOP
+            while self.look(folder, number).state != "ended" and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+class Slurm:
+    """Slurm, through its own commands; no ssh, no MPI."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Sight] = {}
+        self.forgotten: dict[str, Sight] = {}
+        self.asked = -math.inf
+        self.refusal: SchedulerError | None = None
+
+    def start(self, folder: JobFolder, request: Request, launches: Sequence[Launch]) -> str:
+        """Run ``sbatch``."""
+        import submitit
+
+        # The shell becomes Python, so that Slurm's signal reaches it.
+        python = f"exec {shlex.quote(sys.executable)}"
+        executor = submitit.SlurmExecutor(folder.path, max_num_timeout=request.max_requeues, python=python)
+        workers = request.workers // request.nodes
+        optional = {
+            "partition": request.partition,
+            "gpus_per_node": workers * request.gpus or None,
+            "dependency": self._dependency(request),
+        }
+        executor.update_parameters(
+            job_name=request.name,
+            time=math.ceil(request.minutes or 0),
+            nodes=request.nodes,
+            ntasks_per_node=workers,
+            stderr_to_stdout=True,
+            use_srun=False,
+            additional_parameters={
+                "signal": f"B:USR2@{request.signal_s}",
+                "requeue": True,
+                "kill-on-invalid-dep": "yes",
+                **request.options,
+            },
+            **{name: value for name, value in optional.items() if value},
+        )
+        jobs = executor.submit_array(launches)
+        return str(jobs[0].job_id).partition("_")[0]
+
+    def look(self, folder: JobFolder, number: str) -> Sight:  # noqa: ARG002
+        """Return what ``squeue`` says of a job, or, when it has forgotten it, ``sacct``."""
+        if number in self.forgotten:
+            return self.forgotten[number]
+        since = time.monotonic() - self.asked
+        if self.refusal is not None and since < SECONDS_AFTER_REFUSAL:
+            raise self.refusal
+        if since >= SECONDS_BETWEEN_QUESTIONS or number not in self.seen:
+            self._ask()
+        if number not in self.seen:
+            self.forgotten[number] = self._ask_accounts(number)
+            return self.forgotten[number]
+        return self.seen[number]
+
+    def cancel(self, folder: JobFolder, number: str) -> None:  # noqa: ARG002
+        """Run ``scancel``."""
+        run_slurm("scancel", number)
+        self.asked = -math.inf
+
+    def _ask(self) -> None:
+        self.refusal = None
+        try:
+            listing = run_slurm("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%i|%T|%r")
+            self.seen = {number: _sight(state, why) for number, state, why in _rows(listing, 3)}
+        except SchedulerError as error:
+            # It takes long to find that nobody answers; not again for every job of a table.
+            self.refusal = error
+            raise
+        finally:
+            self.asked = time.monotonic()
+
+    def _ask_accounts(self, number: str) -> Sight:
+        try:
+            listing = run_slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", number)
+        except SchedulerError:
+            # Not every site keeps accounts.
+            return Sight("unknown", "Slurm has forgotten it")
+        return next((_sight(state, "") for found, state in _rows(listing, 2) if found == number), Sight("unknown"))
+
+    def _dependency(self, request: Request) -> str:
+        from pathlib import Path
+
+        from dhlab.scheduling.folder import JobFolder
+
+        before = [JobFolder(Path(place)).read_request() for place in request.after]
+        return ",".join(f"afterok:{other.numbers[-1]}" for other in before)
+
+
+@cache
+def cluster_named(name: str) -> Cluster:
+    """Return the cluster of a job's request."""
+    return Slurm() if name == "slurm" else Local()
+
+
+def choose_cluster(name: str) -> str:
+    """Return ``"slurm"`` or ``"local"``; for ``"auto"``, Slurm where this machine belongs to one."""
+    if name != "auto":
+        return name
+    if shutil.which("scontrol") is None:
+        return "local"
+    told = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
+    # Slurm's programs without any settings are no cluster; one that is down is.
+    return "local" if "configuration source" in told.stderr else "slurm"
+
+
+def run_slurm(*command: str) -> str:
+    """Run a command of Slurm and return what it prints.
+
+    Raises
+    ------
+    SchedulerError
+        If it is not there, or says no.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise SchedulerError(f"{command[0]}: {error}. Is this a machine of the cluster?") from error
+    if done.returncode:
+        raise SchedulerError(f"{command[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def explain_refusal(message: str, request: Request) -> Exception:
+    """Return the error for what ``sbatch`` or submitit said when a job was handed over."""
+    said = " ".join(line.removeprefix("sbatch: error: ") for line in message.strip().splitlines())
+    if "contact slurm controller" in said:
+        return SchedulerError(f"Slurm does not answer: {said}. Try again later, or pass cluster='local'.")
+    if "nvalid partition" in said:
+        known = " ".join(sorted(set(run_slurm("sinfo", "--noheader", "--format=%R").split())))
+        return BadValueError(f"no partition {request.partition!r}; Slurm has: {known}.")
+    if "node configuration is not available" in said:
+        nodes = run_slurm("sinfo", "--format=%R %D %c %m %G").strip()
+        return BadValueError(
+            f"no node can give {request.workers // request.nodes} workers with {request.gpus} GPUs each "
+            f"({request.nodes} nodes asked for). Slurm has:\n{nodes}"
+        )
+    return BadValueError(f"the job was refused: {said}")
+
+
+def _rows(text: str, columns: int) -> Iterable[list[str]]:
+    return (line.split("|") for line in text.splitlines() if line.count("|") == columns - 1)
+
+
+def _sight(state: str, reason: str) -> Sight:
+    word = state.partition(" ")[0]
+    kind = "queued" if word in QUEUED else "running" if word in RUNNING else "ended"
+    return Sight(kind, reason if kind == "queued" and reason != "None" else word)

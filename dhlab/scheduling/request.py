@@ -1,0 +1,120 @@
+"""What is asked of a job: how many workers, where, for how long."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from dhlab.errors import BadValueError
+
+__all__ = ["CLUSTERS", "Request"]
+
+CLUSTERS = ("local", "slurm")
+LONGEST_SIGNAL_S = 120
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a job, and the numbers that the cluster gave it; JSON-compatible.
+
+    Parameters
+    ----------
+    id
+        Name of the job, unique among those of a user.
+    name
+        What people call it.
+    call
+        What runs, in words.
+    cluster
+        One of `CLUSTERS`.
+    workers, nodes
+        Processes that compute, and machines that they are spread over evenly.
+    gpus
+        GPUs for each worker.
+    minutes
+        Time after which the job is stopped and begun again; None is no limit.
+    partition
+        Partition of Slurm; None is the site's default.
+    max_requeues
+        How often it may be begun again when its time is over.
+    after
+        Folders of the jobs that must be done before.
+    tasks
+        Number of tasks of an array; 0 is no array.
+    options
+        Further long options of ``sbatch``.
+    devices
+        ``CUDA_VISIBLE_DEVICES`` where the job was submitted; None if it was not set.
+    submitted
+        When, ISO 8601.
+    numbers
+        What the cluster calls it, one for each time that it was handed over: the number of Slurm's job, or the
+        identity of the local process that watches over it.
+    parts
+        Which tasks of an array were handed over last.
+    """
+
+    id: str
+    name: str
+    call: str
+    cluster: str
+    workers: int = 1
+    nodes: int = 1
+    gpus: int = 0
+    minutes: float | None = None
+    partition: str | None = None
+    max_requeues: int = 3
+    after: tuple[str, ...] = ()
+    tasks: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    devices: str | None = None
+    submitted: str = ""
+    numbers: tuple[str, ...] = ()
+    parts: tuple[int, ...] = ()
+
+    def check(self) -> None:
+        """Raise BadValueError if something is asked that no cluster can give."""
+        for name, least in (("workers", 1), ("nodes", 1), ("gpus", 0), ("max_requeues", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise BadValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
+        if self.cluster not in CLUSTERS:
+            raise BadValueError(f"cluster={self.cluster!r}; expected 'auto', {' or '.join(map(repr, CLUSTERS))}.")
+        if self.workers % self.nodes:
+            raise BadValueError(f"{self.workers} workers cannot be spread evenly over {self.nodes} nodes.")
+        if self.minutes is not None and not self.minutes > 0:
+            raise BadValueError(f"minutes={self.minutes!r}; expected a time above 0, or None.")
+        if self.cluster == "local":
+            self._check_local()
+
+    def _check_local(self) -> None:
+        if self.nodes > 1:
+            raise BadValueError(f"nodes={self.nodes} on this machine alone; expected 1, or cluster='slurm'.")
+        if self.partition is not None or self.options:
+            raise BadValueError("partition and options are for Slurm; pass cluster='slurm' or leave them out.")
+
+    @property
+    def signal_s(self) -> int:
+        """How many seconds before its end a job is told to write its state."""
+        return LONGEST_SIGNAL_S if self.minutes is None else int(min(LONGEST_SIGNAL_S, self.minutes * 60 / 2))
+
+    def number_of(self, part: int | None) -> str | None:
+        """Return what the cluster calls the job, or one task of its array; None if it never had it."""
+        if not self.numbers or (part is not None and part not in self.parts):
+            return None
+        number = self.numbers[-1]
+        if part is None or self.cluster == "local" or len(self.parts) == 1:
+            return number
+        return f"{number}_{self.parts.index(part)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields, JSON-compatible."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Return what `to_dict` gave."""
+        lists = ("after", "numbers", "parts")
+        values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in fields.items()}
+        return cls(**values)

@@ -1,0 +1,285 @@
+"""Jobs in processes of this machine: they outlive whoever submitted them, and say what became of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dhlab as dh
+from dhlab.errors import BadFileError, BadValueError, JobError, NotFoundError, UnknownNameError
+
+pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
+
+submit = functools.partial(dh.submit, cluster="local")
+
+
+def wait_for(condition, seconds: float = 30):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.05)
+    return value
+
+
+def some_data(count: int = 24) -> dh.Dataset:
+    rng = np.random.default_rng(0)
+    targets = rng.permutation(np.arange(count) % 2)
+    images = rng.integers(60, 120, (count, 20, 20, 3)).astype(np.uint8)
+    images[targets == 1, :, :, 0] += 60
+    return dh.Dataset.from_arrays(
+        images, targets, classes=("a", "b"), task="classification", groups=[str(i) for i in range(count)]
+    )
+
+
+def some_model() -> dh.Model:
+    return dh.create_model("cnn", ("a", "b"), tile=20, spacing=1.0, width=4, depth=2, seed=0)
+
+
+def test_a_job_is_found_again_when_its_submitter_is_killed(jobs_folder, tmp_path) -> None:
+    program = """
+import os, signal, time, dhlab as dh
+def work():
+    time.sleep(1)
+    print("still here")
+    return os.getpgid(0)
+job = dh.submit(work, cluster="local", name="long work")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program], env=os.environ, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (job,) = dh.jobs()
+    assert job.name == "long-work"
+    assert job.state in ("queued", "running")
+    assert job.result(30) not in (os.getpgid(0), killed)
+    assert job.log() == "still here"
+
+
+def test_what_cannot_travel_is_refused(jobs_folder) -> None:
+    lock = threading.Lock()
+    with pytest.raises(BadValueError, match=r"cannot pickle '_thread.lock' object: it cannot travel"):
+        submit(lambda: lock)
+    with pytest.raises(BadValueError, match="it cannot travel"):
+        submit(print, (value for value in "abc"))
+    assert not list(jobs_folder.iterdir())
+
+
+def test_a_result_that_cannot_travel_is_told() -> None:
+    with pytest.raises(JobError, match="it cannot travel"):
+        submit(threading.Lock).result(30)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"workers": 0}, "workers=0; expected a whole number of at least 1"),
+        ({"workers": True}, "workers=True"),
+        ({"gpus": 99}, "expected at most this machine's"),
+        ({"nodes": 2, "workers": 2}, "nodes=2 on this machine"),
+        ({"workers": 3, "nodes": 2}, "3 workers cannot be spread evenly over 2 nodes"),
+        ({"minutes": 0}, "minutes=0"),
+        ({"partition": "gpu"}, "partition and options are for Slurm"),
+        ({"array": []}, "array is empty"),
+        ({"folder": "/tmp/100%j"}, "Slurm reads %"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(asked, message) -> None:
+    with pytest.raises(BadValueError, match=message):
+        submit(print, **asked)
+
+
+def test_two_submitters_never_share_a_folder(tmp_path, jobs_folder) -> None:
+    program = f"""
+import sys, dhlab as dh
+try:
+    dh.submit(print, "by", sys.argv[1], cluster="local", folder={str(tmp_path / "shared")!r})
+except dh.DHLabError as error:
+    print(type(error).__name__)
+else:
+    print("mine")
+"""
+    both = [
+        subprocess.Popen([sys.executable, "-c", program, who], stdout=subprocess.PIPE, text=True) for who in ("a", "b")
+    ]
+    said = sorted(process.communicate(timeout=60)[0].strip() for process in both)
+    assert said == ["ConflictError", "mine"]
+    (job,) = dh.jobs()
+    assert job.wait(30).state == "done"
+    assert job.folder.samefile(tmp_path / "shared")
+
+
+def test_nobody_elses_folder_is_read(tmp_path) -> None:
+    job = submit(int, "7", folder=tmp_path / "mine")
+    assert job.result(30) == 7
+    assert job.folder.stat().st_mode & 0o777 == 0o700
+    job.folder.chmod(0o770)
+    with pytest.raises(BadFileError, match="mode 770; expected a folder of yours"):
+        job.result()
+    with pytest.raises(NotFoundError, match="no job at"):
+        dh.Job(tmp_path / "nothing")
+    with pytest.raises(UnknownNameError, match="no job 'nothing'"):
+        dh.jobs()["nothing"]
+
+
+def test_a_killed_worker_is_told() -> None:
+    job = submit(lambda: os.kill(os.getpid(), signal.SIGKILL), name="killed")
+    assert job.wait(30).state == "failed"
+    assert job.message.startswith("worker 0 of 1 was ended by signal 9 (Killed) before it had a result.")
+
+
+def test_a_killed_watcher_leaves_nothing_behind(tmp_path) -> None:
+    def work(place: Path) -> str:
+        if place.exists():
+            return "again"
+        place.write_text(str(os.getpid()))
+        time.sleep(60)
+        return "never"
+
+    job = submit(work, tmp_path / "worker")
+    worker = int(wait_for(lambda: (tmp_path / "worker").exists() and (tmp_path / "worker").read_text()))
+    session = int(job.number.split("-")[1])
+    watcher = int(job._folder.attempts()[-1]["process"].split("-")[1])
+    for process in (session, watcher):
+        os.kill(process, signal.SIGKILL)
+    assert job.wait(30).state == "lost"
+    assert "left no result" in job.message
+    wait_for(lambda: not Path(f"/proc/{worker}").exists() or " Z " in Path(f"/proc/{worker}/stat").read_text())
+    assert job.resume().result(30) == "again"
+
+
+def test_the_end_of_the_time_saves_and_continues(tmp_path) -> None:
+    def count(place: Path) -> str:
+        begun = len(place.read_text()) if place.exists() else 0
+        place.write_text("x" * (begun + 1))
+        if begun < 2:
+            time.sleep(60)
+        return place.read_text()
+
+    job = submit(count, tmp_path / "state", minutes=0.1)
+    assert job.result(60) == "xxx"
+    assert len(job._folder.attempts()) == 3
+    endless = submit(time.sleep, 60, minutes=0.05, max_requeues=0)
+    assert endless.wait(60).state == "failed"
+    assert endless.message == "its time of 0.05 minutes was over 1 times."
+
+
+def test_a_cancelled_training_saved_its_state_and_continues(tmp_path) -> None:
+    told = tmp_path / "told"
+
+    def slowly(event) -> None:
+        if event.kind == "step":
+            with told.open("a") as file:
+                file.write("x")
+            time.sleep(0.15)
+
+    job = submit(dh.fit, some_model(), some_data(), epochs=4, batch_size=4, on_event=slowly, progress=False)
+    progress = wait_for(lambda: job.progress if job.progress.done > 0.2 else None)
+    assert min(progress.rate, progress.loss, progress.seconds_left) > 0
+    assert progress.text.startswith("epoch")
+    assert job.state == "running"
+    job.cancel()
+    assert job.state == "cancelled"
+    steps = len(told.read_text())
+    assert steps < 24
+    report = job.resume().result(60)
+    # What was done is not done again.
+    assert len(told.read_text()) == 24
+    alone = some_model()
+    dh.fit(alone, some_data(), epochs=4, batch_size=4, progress=False)
+    from dhlab.training import load_run
+
+    assert load_run(job.folder / "run").digest() == alone.digest()
+    assert report.values["training loss"] > 0
+    assert job.progress.done == 1
+
+
+def test_one_after_the_other() -> None:
+    first = submit(time.sleep, 1)
+    second = submit(time.time, after=[first])
+    assert second.result(30) >= first.folder.joinpath("result.pkl").stat().st_mtime
+    broken = submit(int, "x")
+    never = submit(print, after=broken)
+    assert never.wait(30).state == "failed"
+    assert f"{broken.id}, which had to be done before, is failed" in never.message
+
+
+def test_an_array_fails_and_resumes_by_its_tasks(tmp_path) -> None:
+    def divide(value: int, by: Path) -> float:
+        return value / int(by.read_text())
+
+    (tmp_path / "by").write_text("0")
+    job = submit(divide, tmp_path / "by", array=[4, 8])
+    with pytest.raises(JobError, match="2 failed: ZeroDivisionError"):
+        job.result(30)
+    (tmp_path / "by").write_text("2")
+    assert job.resume().result(30) == [2.0, 4.0]
+    assert job.progress.text == "2 of 2 tasks"
+
+
+def test_two_workers_meet() -> None:
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+
+    def meet() -> tuple[int, float]:
+        import horovod.torch as hvd
+        import torch
+
+        hvd.init()
+        print("worker", hvd.rank())
+        return hvd.size(), float(hvd.allreduce(torch.tensor([hvd.rank() + 1.0]), op=hvd.Sum))
+
+    job = submit(meet, workers=2)
+    assert job.result(120) == (2, 3.0)
+    assert job.log(worker=1) == "worker 1"
+
+
+def test_one_of_two_workers_is_killed() -> None:
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+
+    def work() -> None:
+        if os.environ["HOROVOD_RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+    job = submit(work, workers=2)
+    assert job.wait(60).state == "failed"
+    assert "worker 1 of 2 was ended by signal 9" in job.message
+
+
+def test_a_notebook_runs_with_parameters(tmp_path) -> None:
+    pytest.importorskip("papermill", reason="needs papermill (the extra 'jobs')")
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [
+        nbformat.v4.new_code_cell("size = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('size', size)"),
+    ]
+    nbformat.write(notebook, tmp_path / "sizes.ipynb")
+    executed = submit(tmp_path / "sizes.ipynb", parameters={"size": 5}).result(60)
+    assert executed.name == "sizes.ipynb"
+    assert nbformat.read(executed, 4).cells[-1].outputs[0].text == "size 5\n"
+    with pytest.raises(BadValueError, match="takes parameters"):
+        submit(tmp_path / "sizes.ipynb", size=5)
+    with pytest.raises(NotFoundError, match="no notebook"):
+        submit("nowhere.ipynb")
+
+
+def test_the_table_shows_what_there_is() -> None:
+    done, failed = submit(int, "7", name="a<b"), submit(int, "x")
+    done.wait(30), failed.wait(30)
+    table = dh.jobs()
+    assert [row["state"] for row in table.rows()] == ["failed", "done"]
+    assert (table[0], table[done.id]) == (failed, done)
+    page = table._repr_html_()
+    assert "ValueError: invalid literal" in page
+    assert "a-b" in page
+    assert json.loads((done.folder / "job.json").read_text())["call"].endswith("int")
