@@ -18,6 +18,8 @@ from dhlab.kernels._cpu.losses import can_compute_loss, loss_cpu, loss_gradient_
 from dhlab.kernels._operators import register
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 __all__ = ["LossTerms", "dice_ce_loss", "focal_tversky_loss", "loss_reference"]
@@ -104,6 +106,7 @@ def dice_ce_loss(
     include_background: bool = True,
     present_only: bool = False,
     smooth: tuple[float, float] = (1e-5, 1e-5),
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return one minus the mean soft Dice plus the mean cross-entropy.
 
@@ -142,6 +145,9 @@ def dice_ce_loss(
         Take the mean over the classes that occur in the targets, of the sample or of the batch.
     smooth
         Added to ``2 * overlap`` and to ``chances + targets``.
+    total
+        What the sums over the batch, ``(3 C + 2,)``, pass through with a gradient: to add those of other workers, in
+        plain PyTorch and with ``per_sample=False`` only.
 
     Returns
     -------
@@ -172,7 +178,7 @@ def dice_ce_loss(
         present_only=present_only,
         first=0 if include_background else 1,
     )
-    return _evaluate(logits, targets, terms, (class_weights, sample_weights, dice_class_weights))
+    return _evaluate(logits, targets, terms, (class_weights, sample_weights, dice_class_weights), total)
 
 
 def focal_tversky_loss(
@@ -194,6 +200,7 @@ def focal_tversky_loss(
     include_background: bool = True,
     present_only: bool = False,
     smooth: tuple[float, float] = (1e-5, 1e-5),
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return the mean of one minus the Tversky index, raised to a power, plus the mean focal loss.
 
@@ -237,6 +244,9 @@ def focal_tversky_loss(
         Take the mean over the classes that occur in the targets, of the sample or of the batch.
     smooth
         Added to numerator and denominator of the index.
+    total
+        What the sums over the batch, ``(3 C + 2,)``, pass through with a gradient: to add those of other workers, in
+        plain PyTorch and with ``per_sample=False`` only.
 
     Returns
     -------
@@ -271,7 +281,7 @@ def focal_tversky_loss(
         present_only=present_only,
         first=0 if include_background else 1,
     )
-    return _evaluate(logits, targets, terms, (class_weights, sample_weights, tversky_class_weights))
+    return _evaluate(logits, targets, terms, (class_weights, sample_weights, tversky_class_weights), total)
 
 
 def loss_reference(
@@ -282,6 +292,7 @@ def loss_reference(
     class_weights: Tensor | None = None,
     sample_weights: Tensor | None = None,
     overlap_weights: Tensor | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Say in plain PyTorch what both losses are: the specification, and what export and float64 take.
 
@@ -299,6 +310,8 @@ def loss_reference(
         ``(B,)``; None is 1.
     overlap_weights
         ``(C,)`` in the overlap; None is 1.
+    total
+        What the sums over the batch pass through, ``(3 C + 2,)``, unless each sample has its own.
 
     Returns
     -------
@@ -322,12 +335,16 @@ def loss_reference(
         each, counted = _entropy(logits, truth, terms, weights), weights[targets] * counts
     across = list(range(2, logits.ndim))
     both, chances, sizes = (t.sum(across) for t in (chance * truth, chance * mask, truth))  # (B, C)
-    entropy = (each * counts).flatten(1).sum(1) @ samples / (counted.flatten(1).sum(1) @ samples).clamp_min(LEAST)
+    entropies, numbers = ((t * counts).flatten(1).sum(1, keepdim=True) for t in (each, counted))  # (B, 1)
     if terms.per_sample:
         members = samples[:, None].expand_as(sizes)
+        entropy, number = samples @ entropies, samples @ numbers
     else:
-        both, chances, sizes = (samples @ t for t in (both, chances, sizes))  # (C,)
+        whole = samples @ torch.cat([both, chances, sizes, entropies, numbers], 1)  # (3 C + 2,)
+        whole = whole if total is None else total(whole)
+        both, chances, sizes, entropy, number = torch.split(whole, [classes, classes, classes, 1, 1])
         members = torch.ones_like(sizes)
+    entropy = entropy.squeeze() / number.squeeze().clamp_min(LEAST)
     included = (torch.arange(classes, device=logits.device) >= terms.first) & ((sizes > 0) | (not terms.present_only))
     members = members * included
     mixed = (1 - terms.alpha - terms.beta) * both + terms.alpha * chances + terms.beta * sizes
@@ -363,14 +380,20 @@ def _binary_entropy(logits: Tensor, truth: Tensor, terms: LossTerms, weights: Te
 
 
 def _evaluate(
-    logits: Tensor, targets: Tensor, terms: LossTerms, weights: tuple[Tensor | None, Tensor | None, Tensor | None]
+    logits: Tensor,
+    targets: Tensor,
+    terms: LossTerms,
+    weights: tuple[Tensor | None, Tensor | None, Tensor | None],
+    total: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
     """Check what comes in and compute the loss; `weights` are those of classes, samples and overlap."""
     targets = targets.to(torch.uint8) if targets.dtype == torch.bool else targets
     _check(logits, targets, terms, weights)
     if logits.numel() == 0:
         return logits.sum(dtype=torch.promote_types(logits.dtype, torch.float32))
-    plain = logits.dtype == torch.float64 or torch.compiler.is_exporting()
+    if total is not None and terms.per_sample:
+        raise BadValueError("total= with per_sample=True; expected sums over the batch: pass per_sample=False.")
+    plain = logits.dtype == torch.float64 or torch.compiler.is_exporting() or total is not None
     if not plain and not torch.compiler.is_compiling():
         plain = choose(logits, covered=can_compute_loss(logits, targets)) == "torch"
     if plain:
@@ -378,7 +401,7 @@ def _evaluate(
             _check_targets(targets, terms, logits.shape[1])
         classes, samples, overlap = weights
         return loss_reference(
-            logits, targets, terms, class_weights=classes, sample_weights=samples, overlap_weights=overlap
+            logits, targets, terms, class_weights=classes, sample_weights=samples, overlap_weights=overlap, total=total
         )
     loss: Tensor = OPERATOR(logits, targets, *weights, *vars(terms).values())[0]
     return loss

@@ -43,6 +43,8 @@ class Progress:
         Time spent, over all interruptions.
     finished
         Whether the training is over.
+    workers
+        From which batch on how many workers learned together.
     """
 
     epoch: int = 0
@@ -54,6 +56,7 @@ class Progress:
     best_score: float | None = None
     seconds: float = 0.0
     finished: bool = False
+    workers: list[tuple[int, int]] = field(default_factory=list)
 
 
 def write_checkpoint(
@@ -117,6 +120,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Progress, dict[str, 
         tensors = load(content)
         progress = Progress(**about["progress"])
         progress.losses = [(loss, count) for loss, count in progress.losses]
+        progress.workers = [(step, count) for step, count in progress.workers]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadFileError(
             f"{path} is no checkpoint of a training, or a damaged one ({error}). Remove it to begin anew."

@@ -6,11 +6,13 @@ import hashlib
 import math
 import time
 import warnings
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dhlab import env
+from dhlab.distributed import allreduce, broadcast_value, is_elastic, is_main, is_shared, on_main, run_elastic, size
 from dhlab.errors import BadFileError, BadValueError, DHLabWarning
 from dhlab.models import digest_weights
 from dhlab.report import Figure, Report, software_versions
@@ -38,6 +40,8 @@ __all__ = ["fit"]
 
 # More samples than this are not looked through for pictures that are nearly the same.
 MOST_COMPARED = 20_000
+# What is lost at most when a worker that comes and goes is killed, in batches.
+COMMIT_STEPS = 10
 
 
 def fit(
@@ -67,6 +71,7 @@ def fit(
     precision: str = "auto",
     activation_checkpointing: str | None = None,
     compile: bool = False,
+    compression: str = "none",
     seed: int = 0,
     device: str | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -142,6 +147,8 @@ def fit(
         large volumes (EDDL's ``full_mem`` is None, its ``low_mem`` is ``"full"``). The result is the same.
     compile
         Compile the network with `torch.compile`.
+    compression
+        How gradients travel between workers: ``"none"``, or ``"fp16"`` as halves.
     seed
         Decides order, augmentation and dropout. The same seed, data, machine and threads give the same weights.
     device
@@ -204,19 +211,23 @@ def fit(
         precision=precision,
         activation_checkpointing=activation_checkpointing,
         compile=compile,
+        compression=compression,
         seed=seed,
     )
     check_trainable(model, train)
     _check_validation(model, train, val, settings, allow_leakage=allow_leakage)
     if tensorboard and folder is None:
         raise BadValueError("tensorboard=True needs a folder=… to write to.")
-    run = None if folder is None else Run(folder, _identity(model, train, val, settings), overwrite=overwrite)
-    listeners = [make_display()] if progress else []
-    if run is not None and tensorboard:
+    run = None
+    if folder is not None:
+        identity = _identity(model, train, val, settings)
+        run = on_main(lambda: Run(folder, identity, overwrite=overwrite and is_main()))
+    listeners = [make_display()] if progress and is_main() else []
+    if run is not None and tensorboard and is_main():
         listeners.append(TensorBoardLog(run.folder / "tensorboard"))
-    if env.get("DHLAB_JOB"):
+    if env.get("DHLAB_JOB") and is_main():
         listeners.append(JobReport())
-    if on_event is not None:
+    if on_event is not None and is_main():
         listeners.append(on_event)
     digest = model.digest() if run is not None else ""
     trainer = Trainer(model, train, settings, device=device, sample_weights=sample_weights)
@@ -252,18 +263,23 @@ class _Loop:
 
     def begin(self, digest: str) -> None:
         """Continue where the run stopped, if it did."""
-        if self.run is not None:
-            self.progress, self.best = self.run.restore(self.trainer, digest)
-            self.run.begin(self.trainer.model, digest)
-            self.best_digest = digest_weights(self.best) if self.best else ""
+        run = self.run
+        if run is None:
+            return
+        if not is_elastic() or is_main():
+            self.progress, self.best = on_main(lambda: run.restore(self.trainer, digest))
+        if is_main():
+            run.begin(self.trainer.model, digest)
+        if self.progress.step and not is_elastic():
+            self.trainer.load_state(*broadcast_value(self.trainer.state()))
+        self.best_digest = digest_weights(self.best) if self.best else ""
 
     def go(self) -> None:
         self.written = time.perf_counter()
         self.began = self.written - self.progress.seconds
         try:
             with signals_held(self.run is not None) as self.signals:
-                while not self.progress.finished:
-                    self._epoch()
+                run_elastic(self._learn, keep=self._state, take=self._take, on_change=self.trainer.take_place)
         except (BadFileError, BadValueError):
             self._save()
             raise
@@ -274,6 +290,24 @@ class _Loop:
         elif self.trainer.averaged:
             self.trainer.model.load_state_dict(self.trainer.averaged.weights)
 
+    def _learn(self, commit: Callable[[], None]) -> None:
+        """Go through the epochs from where the training is; `commit` keeps its state in memory."""
+        self.commit = commit
+        if not self.progress.workers or self.progress.workers[-1][1] != size():
+            self.progress.workers.append((self.progress.step, size()))
+        while not self.progress.finished:
+            self._epoch()
+
+    def _state(self) -> tuple[Any, ...]:
+        tensors, extra = self.trainer.state()
+        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        return copies, extra, deepcopy(self.progress), self.best, self.best_digest
+
+    def _take(self, state: tuple[Any, ...]) -> None:
+        tensors, extra, progress, self.best, self.best_digest = state
+        self.trainer.load_state(tensors, extra)
+        self.progress = deepcopy(progress)
+
     def _epoch(self) -> None:
         progress = self.progress
         for batch in self.trainer.loader.batches(progress.epoch, first=progress.number):
@@ -282,15 +316,26 @@ class _Loop:
             except BadValueError as error:
                 place = save_batch(self.run.folder if self.run else None, batch)
                 raise BadValueError(f"{error} The batch is saved in {place}.") from error
-            progress.losses.append((value, len(batch)))
+            progress.losses.append((value, batch.together))
             progress.number, progress.step = batch.number + 1, progress.step + 1
-            self._tell("step", value, len(batch))
-            if self.signals.signal is not None:
-                self._save()
-                self.signals.act()
-            if time.perf_counter() - self.written >= self.interval and progress.number < self.trainer.steps:
-                self._save()
+            self._tell("step", value, batch.together)
+            self._look_up()
         self._close_epoch()
+
+    def _look_up(self) -> None:
+        """Stop or write the state if it is time, all workers after the same batch."""
+        due = time.perf_counter() - self.written >= self.interval and self.progress.number < self.trainer.steps
+        signal = self.signals.signal or 0
+        if is_shared():
+            if not self.trainer.stepped:
+                return
+            signal, due = allreduce(np.array([signal, due], np.int64), operation="max").tolist()
+        if signal or due:
+            self._save()
+        if signal:
+            self.signals.act(signal)
+        if self.progress.step % COMMIT_STEPS == 0:
+            self.commit()
 
     def _close_epoch(self) -> None:
         progress, settings = self.progress, self.settings
@@ -307,14 +352,14 @@ class _Loop:
         if not math.isnan(score) and (progress.best_score is None or score > progress.best_score):
             progress.best_score, progress.best_epoch = score, progress.epoch
             self.best = self.trainer.weights()
-            if self.run is not None:
+            if self.run is not None and is_main():
                 self.best_digest = digest_weights(self.best)
                 self.run.keep_best(self.trainer.model, self.best, progress.epoch)
         stale = settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience
         limit = None if settings.minutes is None else 60 * settings.minutes
-        over = progress.epoch >= settings.epochs if limit is None else self._seconds() >= limit
+        over = progress.epoch >= settings.epochs if limit is None else broadcast_value(self._seconds()) >= limit
         progress.finished = stale or over
-        if self.run is not None:
+        if self.run is not None and is_main():
             self.run.record(progress.curve)
             if progress.finished and self.best is None:
                 last = self.trainer.weights()
@@ -325,16 +370,16 @@ class _Loop:
 
     def _done(self) -> float | None:
         minutes = self.settings.minutes
-        return None if minutes is None else min(1.0, self._seconds() / (60 * minutes))
+        return None if minutes is None else min(1.0, broadcast_value(self._seconds()) / (60 * minutes))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
 
     def _save(self) -> None:
         self.progress.seconds = self._seconds()
-        if self.run is not None:
+        if self.run is not None and is_main():
             self.run.save(self.trainer, self.progress, best=self.best_digest)
-            self.written = time.perf_counter()
+        self.written = time.perf_counter()
 
     def _tell(self, kind: str, value: float, samples: int) -> None:
         if not self.listeners:
@@ -431,6 +476,9 @@ def _report(trainer: Trainer, val: Dataset | None, progress: Progress, run: Run 
         values=values,
         tables={
             "Learning curve": curve,
+            **(
+                {"Workers": [{"from batch": step, "workers": n} for step, n in progress.workers]} if is_shared() else {}
+            ),
             "Labelled for training": [
                 {"class": name, noun: count, "share": count / max(1, sum(counts))}
                 for name, count in zip(train.classes, counts, strict=True)

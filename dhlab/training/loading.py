@@ -41,6 +41,10 @@ class Batch:
         Number of the pass over the data, from 0.
     number
         Number of the batch in its epoch, from 0.
+    whole
+        Number of samples that all workers have together; 0 for these alone.
+    rank, workers
+        Number of the worker, and how many there are.
     """
 
     images: NDArray[Any]
@@ -48,16 +52,37 @@ class Batch:
     indices: NDArray[np.int64]
     epoch: int = 0
     number: int = 0
+    whole: int = 0
+    rank: int = 0
+    workers: int = 1
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def together(self) -> int:
+        """Number of samples of all workers."""
+        return self.whole or len(self)
+
+    @property
+    def counts(self) -> bool:
+        """Whether these samples count.
+
+        A batch with fewer samples than workers lends its first to the others, which must take part in what is summed.
+        """
+        return self.rank < self.together
+
+    @property
+    def rows(self) -> slice:
+        """Which of the samples of all workers these are."""
+        return slice(self.rank, None, self.workers) if self.counts else slice(0, 1)
 
 
 class Loader:
     """Reads a dataset batch by batch.
 
-    The same seed and epoch give the same batches for any number of threads; several ranks share out each batch, so
-    that together they see what one would.
+    The same seed and epoch give the same batches for any number of threads and ranks; several ranks share out each
+    batch, so that together they see what one would.
 
     Parameters
     ----------
@@ -100,7 +125,7 @@ class Loader:
         return len(self.plan(0))
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the indices of each batch of an epoch, ``(B,)`` int64, for this rank.
+        """Return the indices of each batch of an epoch, ``(B,)`` int64, over all ranks.
 
         Parameters
         ----------
@@ -114,9 +139,9 @@ class Loader:
             )
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         # Batch normalisation cannot learn from a lone sample.
-        if self.shuffle and len(batches) > 1 and len(batches[-1]) < min(2 * self.world, self.batch_size):
+        if self.shuffle and len(batches) > 1 and len(batches[-1]) < min(2, self.batch_size):
             batches.pop()
-        return [batch[self.rank :: self.world] for batch in batches]
+        return batches
 
     def batches(self, epoch: int = 0, *, first: int = 0) -> Iterator[Batch]:
         """Read the batches of an epoch, some ahead in a thread.
@@ -150,7 +175,9 @@ class Loader:
                 for future in ahead:
                     future.cancel()
 
-    def _read(self, epoch: int, number: int, indices: NDArray[np.int64]) -> Batch:
+    def _read(self, epoch: int, number: int, together: NDArray[np.int64]) -> Batch:
+        share = slice(self.rank, None, self.world) if self.rank < len(together) else slice(0, 1)
+        indices = together[share]
         images, targets = self.data.batch(indices)
         if self.augment is not None:
             images, targets = augment_batch(
@@ -162,4 +189,4 @@ class Loader:
                 indices=indices,
                 pipeline=self.augment,
             )
-        return Batch(images, targets, indices, epoch, number)
+        return Batch(images, targets, indices, epoch, number, len(together), self.rank, self.world)

@@ -13,7 +13,7 @@ from dhlab.kernels.losses import dice_ce_loss, focal_tversky_loss
 from dhlab.tasks import IGNORE, TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -49,6 +49,7 @@ def task_loss(
     sample_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     name: str | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return the loss of a batch.
 
@@ -71,6 +72,8 @@ def task_loss(
         Share of the target that is spread over all classes.
     name
         One of ``SEGMENTATION_LOSSES``, for a segmentation; None is the task's own.
+    total
+        What sums over the batch pass through, with a gradient: adds those of other workers.
 
     Returns
     -------
@@ -84,13 +87,13 @@ def task_loss(
     """
     check_loss(name, task, label_smoothing)
     if task == "segmentation" and name == "focal-tversky":
-        return _focal_tversky(logits, targets, class_weights, sample_weights)
+        return _focal_tversky(logits, targets, class_weights, sample_weights, total)
     if task == "segmentation":
         return segmentation_loss(
-            logits, targets, class_weights, sample_weights=sample_weights, label_smoothing=label_smoothing
+            logits, targets, class_weights, sample_weights=sample_weights, label_smoothing=label_smoothing, total=total
         )
     if task == "classification":
-        return _entropy(logits, targets, class_weights, sample_weights, label_smoothing)
+        return _entropy(logits, targets, class_weights, sample_weights, label_smoothing, total)
     known = ~torch.isnan(targets) if task == "regression" else targets != IGNORE
     if task == "regression":
         each = functional.smooth_l1_loss(logits, targets.nan_to_num(), reduction="none") * class_weights
@@ -99,7 +102,7 @@ def task_loss(
         truth = truth * (1 - label_smoothing) + label_smoothing / 2
         each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none", pos_weight=class_weights)
     counted = known.to(each.dtype) if sample_weights is None else known * sample_weights[:, None]
-    return (each * counted).sum() / counted.sum().clamp_min(1e-12)
+    return _mean((each * counted).sum(), counted.sum(), total)
 
 
 def segmentation_loss(
@@ -109,6 +112,7 @@ def segmentation_loss(
     *,
     sample_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return weighted cross-entropy plus one minus the mean soft Dice of the classes in the batch.
 
@@ -124,6 +128,8 @@ def segmentation_loss(
         ``(B,)`` float32; None counts all alike.
     label_smoothing
         Share of the target that is spread over all classes, in the cross-entropy.
+    total
+        What sums over the batch pass through.
 
     Returns
     -------
@@ -145,10 +151,17 @@ def segmentation_loss(
         per_sample=False,
         present_only=True,
         smooth=(0, 0),
+        total=total,
     )
 
 
-def _focal_tversky(logits: Tensor, targets: Tensor, weights: Tensor, sample_weights: Tensor | None) -> Tensor:
+def _focal_tversky(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    sample_weights: Tensor | None,
+    total: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
     """Return focal Tversky over the classes in the batch plus weighted focal loss, with the usual constants."""
     return focal_tversky_loss(
         logits,
@@ -160,6 +173,7 @@ def _focal_tversky(logits: Tensor, targets: Tensor, weights: Tensor, sample_weig
         per_sample=False,
         present_only=True,
         smooth=(0, 0),
+        total=total,
     )
 
 
@@ -209,18 +223,30 @@ def class_weights_of(kind: str | Sequence[float], counts: NDArray[np.int64], *, 
 
 
 def _entropy(
-    logits: Tensor, targets: Tensor, weights: Tensor, sample_weights: Tensor | None, label_smoothing: float
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    sample_weights: Tensor | None,
+    label_smoothing: float,
+    total: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
     """Return the mean cross-entropy over what is labelled, weighted by class and sample."""
     options: dict[str, Any] = {"ignore_index": IGNORE, "label_smoothing": label_smoothing}
     counted = weights[targets.clamp_min(0)] * (targets != IGNORE)
     if sample_weights is None:
-        total = functional.cross_entropy(logits, targets, weights, reduction="sum", **options)
+        summed = functional.cross_entropy(logits, targets, weights, reduction="sum", **options)
     else:
         factor = _beside(sample_weights, targets)
-        total = (functional.cross_entropy(logits, targets, weights, reduction="none", **options) * factor).sum()
+        summed = (functional.cross_entropy(logits, targets, weights, reduction="none", **options) * factor).sum()
         counted = counted * factor
-    return total / counted.sum().clamp_min(1e-12)
+    return _mean(summed, counted.sum(), total)
+
+
+def _mean(summed: Tensor, counted: Tensor, total: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Return a sum over a count, of which both pass through `total`."""
+    if total is not None:
+        summed, counted = total(torch.stack([summed, counted])).unbind()
+    return summed / counted.clamp_min(1e-12)
 
 
 def _beside(weights: Tensor, other: Tensor) -> Tensor:

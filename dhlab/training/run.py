@@ -238,13 +238,12 @@ class Interruption:
         self.signal = number
         signal.signal(number, self.before[number])
 
-    def act(self) -> None:
-        """Do what the signal would have done."""
-        assert self.signal is not None
-        if self.signal == signal.SIGINT:
+    def act(self, number: int) -> None:
+        """Do what a signal would have done, whether this worker or another one got it."""
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        signal.signal(self.signal, self.before[self.signal])
-        signal.raise_signal(self.signal)
+        signal.signal(number, self.before[number])
+        signal.raise_signal(number)
         raise KeyboardInterrupt
 
 

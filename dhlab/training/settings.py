@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhlab.augment import Compose
 from dhlab.augment.windows import read_pipeline
+from dhlab.distributed import COMPRESSIONS
 from dhlab.errors import BadValueError, DHLabWarning, UnknownNameError, suggest
 from dhlab.training.losses import SEGMENTATION_LOSSES
 
@@ -63,11 +64,18 @@ class Settings:
     precision: str = "auto"
     activation_checkpointing: str | None = None
     compile: bool = False
+    compression: str = "none"
     minutes: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        named = (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("compression", COMPRESSIONS),
+        )
+        for name, known in named:
             self._choose(name, known)
         if isinstance(self.class_weights, str):
             self._choose("class_weights", WEIGHTINGS)

@@ -13,6 +13,22 @@ from torch.nn import functional
 
 from dhlab.augment import Compose
 from dhlab.augment.windows import check_applies
+from dhlab.distributed import (
+    allreduce,
+    broadcast,
+    drop_pending,
+    gather,
+    is_elastic,
+    is_shared,
+    local_rank,
+    rank,
+    set_passes,
+    size,
+    sum_over_workers,
+    synchronize,
+    synchronized,
+    wrap,
+)
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.metrics import (
     balanced_accuracy,
@@ -24,8 +40,10 @@ from dhlab.metrics import (
 )
 from dhlab.networks import recompute
 from dhlab.tasks import TASKS
+from dhlab.training.dropout import SharedDropout
 from dhlab.training.loading import Loader
 from dhlab.training.losses import check_loss, class_weights_of, task_loss
+from dhlab.training.norms import share_norms
 from dhlab.training.optimizing import (
     Averaged,
     freeze_parts,
@@ -63,6 +81,9 @@ class Trainer:
             print(epoch, loss, trainer.score(validation))
         trainer.close()
 
+    In a process that Horovod launched it learns together with the others: each takes its share of every batch, and all
+    end with the weights that one process would have reached.
+
     Parameters
     ----------
     model
@@ -84,6 +105,11 @@ class Trainer:
         If the windows do not fit the model, or there is not a weight per sample or class.
     UnknownNameError
         If a part to freeze is unknown.
+
+    Attributes
+    ----------
+    stepped
+        Whether the last batch changed the weights; between two steps, workers hold different parts of the gradient.
     """
 
     def __init__(
@@ -100,7 +126,7 @@ class Trainer:
         self.task = TASKS[model.card.task]
         if isinstance(self.settings.loss, str):
             check_loss(self.settings.loss, self.task.name, self.settings.label_smoothing)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or _own_device())
         self.sample_weights = _check_weights(sample_weights, len(train))
         if self.task.name == "regression" and not model.card.target_std:
             mean, std = _spread(train)
@@ -110,6 +136,8 @@ class Trainer:
             _batch_size(self.settings, train),
             seed=self.settings.seed,
             augment=_augmentation(self.settings, model.card),
+            rank=rank(),
+            world=size(),
         )
         self.steps = len(self.loader)
         kind, counts = self.settings.class_weights, train.class_counts
@@ -120,7 +148,10 @@ class Trainer:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         still = () if self.settings.body_rate else ("body",)
         self.learned_before = freeze_parts(model.net, (*self.settings.freeze, *still))
-        self.optimizer = make_optimizer(model, self.settings)
+        self.norms, self.undo_sharing = share_norms(model.net) if is_shared() else ([], lambda: None)
+        if not is_elastic():
+            broadcast(model)
+        self.optimizer = wrap(make_optimizer(model, self.settings), model, compression=self.settings.compression)
         self.averaged = Averaged(model, self.settings.averaging) if self.settings.averaging is not None else None
         self.precision = _choose_precision(self.settings.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
@@ -130,6 +161,7 @@ class Trainer:
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
         self.logits_of: Any = torch.compile(model.logits) if self.settings.compile else model.logits
         self.rate = self.settings.learning_rate
+        self.stepped = True
         model.train()
         rest_frozen_norms(model.net)
 
@@ -163,6 +195,8 @@ class Trainer:
         first = batch.number - batch.number % settings.accumulate
         together = min(settings.accumulate, self.steps - first)
         self._copy_buffers(self.buffers, self.buffers_before)
+        if batch.number == first:
+            set_passes(self.optimizer, together)
         with self._seeded(batch):
             loss = self._loss(batch)
             value = loss.item()
@@ -170,7 +204,8 @@ class Trainer:
                 self._copy_buffers(self.buffers_before, self.buffers)
                 raise BadValueError(f"the loss became {value} in {_place(batch)}. {CURE}")
             self.scaler.scale(loss / together).backward()  # type: ignore[no-untyped-call]
-        if batch.number - first + 1 == together:
+        self.stepped = batch.number - first + 1 == together
+        if self.stepped:
             self._step(batch)
         return value
 
@@ -201,17 +236,20 @@ class Trainer:
         count = len(data.classes)
         confusion = np.zeros((count, count), np.int64)
         truths, scores, total = [], [], 0.0
-        loader = Loader(data, self.loader.batch_size, shuffle=False)
+        loader = Loader(data, self.loader.batch_size, shuffle=False, rank=self.loader.rank, world=self.loader.world)
         with self.averaged.lent() if self.averaged else nullcontext(), self.judging(), torch.inference_mode():
             for batch in loader.batches():
                 logits = self._logits(batch)
-                total += len(batch) * self._task_loss(logits, batch.targets, None).item()
+                total += batch.together * self._task_loss(logits, batch, None).item()
+                if not batch.counts:
+                    continue
                 if self.task.exclusive:
                     confusion += confusion_matrix(batch.targets, logits.argmax(1).cpu().numpy(), count)
                 else:
                     truths.append(batch.targets)
                     scores.append(self.model.activate(logits).cpu().numpy())
-        return {"validation loss": total / len(data), self.task.score: self._figure(confusion, truths, scores)}
+        figure = self._figure(allreduce(confusion), truths, scores)
+        return {"validation loss": total / len(data), self.task.score: figure}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all that decides what comes next: tensors by name, and JSON-compatible values."""
@@ -254,12 +292,17 @@ class Trainer:
             self.optimizer.state[parameter][key] = place.copy_(tensor)
         for index, tensor in parts["gradient"].items():
             parameters[int(index)].grad = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        drop_pending(self.optimizer)
         if self.averaged:
             for name, tensor in parts["averaged"].items():
                 self.averaged.weights[name].copy_(tensor)
             self.averaged.steps = extra["averaged steps"]
         if extra["scaler"]:
             self.scaler.load_state_dict(extra["scaler"])
+
+    def take_place(self) -> None:
+        """Learn from now on as the worker that this process has become among those that there are."""
+        self.loader.rank, self.loader.world = rank(), size()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights to keep, a copy: the averaged ones if there are any."""
@@ -271,8 +314,9 @@ class Trainer:
         if self.undo_recomputing:
             self.undo_recomputing()
             self.undo_recomputing = None
+        self.undo_sharing()
         thaw_parts(self.model.net, self.learned_before)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.model.eval()
 
     @contextmanager
@@ -288,17 +332,19 @@ class Trainer:
                 rest_frozen_norms(self.model.net)
 
     def _step(self, batch: Batch) -> None:
+        synchronize(self.optimizer)
         self.scaler.unscale_(self.optimizer)
         parameters = self._parameters()
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf)
         # Half precision overflows now and then: its scaler skips such a step.
         if not self.scaler.is_enabled() and not math.isfinite(norm):
             self._copy_buffers(self.buffers_before, self.buffers)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             raise BadValueError(f"the gradient became {norm:g} in {_place(batch)}. {CURE}")
-        self.scaler.step(self.optimizer)
+        with synchronized(self.optimizer):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         if self.averaged:
             self.averaged.update()
 
@@ -316,16 +362,20 @@ class Trainer:
         weights = None
         if self.sample_weights is not None:
             weights = torch.from_numpy(self.sample_weights[batch.indices]).to(self.device)
-        return self._task_loss(self._logits(batch), batch.targets, weights)
+        for norm in self.norms:
+            norm.counts = batch.counts
+        return self._task_loss(self._logits(batch), batch, weights)
 
-    def _task_loss(self, logits: Tensor, targets: NDArray[Any], weights: Tensor | None) -> Tensor:
-        aims = torch.from_numpy(targets).to(self.device)
+    def _task_loss(self, logits: Tensor, batch: Batch, weights: Tensor | None) -> Tensor:
+        aims = torch.from_numpy(batch.targets).to(self.device)
         if self.task.name == "regression":
             card = self.model.card
             aims = (aims - aims.new_tensor(card.target_mean)) / aims.new_tensor(card.target_std)
         loss = self.settings.loss
         if loss is not None and not isinstance(loss, str):
-            return loss(logits, aims)
+            return sum_over_workers(loss(logits, aims) * (len(batch) * batch.counts / batch.together))
+        if not batch.counts:
+            weights = logits.new_zeros(len(batch))
         return task_loss(
             logits,
             aims,
@@ -334,6 +384,7 @@ class Trainer:
             sample_weights=weights,
             label_smoothing=self.settings.label_smoothing,
             name=loss,
+            total=sum_over_workers if self.loader.world > 1 else None,
         )
 
     def _logits(self, batch: Batch) -> Tensor:
@@ -350,7 +401,10 @@ class Trainer:
             return mean_defined(dice(confusion))
         if self.task.exclusive:
             return balanced_accuracy(confusion)
-        truth, score = np.concatenate(truths), np.concatenate(scores)
+        count = len(self.model.card.classes)
+        truth, score = (
+            gather(np.concatenate(part) if part else np.empty((0, count), np.float32)) for part in (truths, scores)
+        )
         if self.task.name == "multilabel":
             return mean_auc(truth, score)
         return mean_defined([r_squared(truth[:, k], score[:, k]) for k in range(truth.shape[1])])
@@ -360,9 +414,11 @@ class Trainer:
         """Seed torch for one batch and leave its random state as it was."""
         words = np.random.SeedSequence([self.settings.seed, batch.epoch, batch.number]).generate_state(1, np.uint64)
         devices = [self.device] if self.device.type == "cuda" else []
+        shared = SharedDropout(batch.rows, batch.together) if batch.workers > 1 else nullcontext()
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int(words[0]))
-            yield
+            with shared:
+                yield
 
 
 CURE = "Look for NaN or extreme values in these samples, or lower learning_rate."
@@ -443,6 +499,11 @@ def _spread(train: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     targets = train.samples.targets(np.arange(len(train), dtype=np.int64)).astype(np.float64)
     std = np.nanstd(targets, axis=0)
     return tuple(np.nanmean(targets, axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def _own_device() -> str:
+    """Return a GPU where there is one: with several workers on a machine, each takes another."""
+    return f"cuda:{local_rank() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
 def _choose_precision(wanted: str, device: torch.device) -> torch.dtype:
