@@ -30,6 +30,11 @@ with warnings.catch_warnings():
     from napari.viewer import Viewer
     from npe2 import PluginManager, PluginManifest
 
+from dhlab_napari.compilers import load_triton  # noqa: E402
+
+# Also for the tests of other folders that run in this process after these.
+load_triton()
+
 __all__ = ["_disable_qt_warnings", "make_napari_viewer", "mock_app_model", "pytest_runtest_makereport"]
 
 MANIFEST = Path(__file__).parents[2] / "extensions" / "napari" / "dhlab_napari" / "napari.yaml"

@@ -68,7 +68,7 @@ def test_prediction_shows_how_far_it_is_and_ends_when_it_is_told(model, qtbot, m
     finish(qtbot, dock.work)
     assert "nothing" in dock.work.news.text()
     net = dh.create_model("cnn", ["gland", "stroma"], tile=(64, 64), spacing=0.5, width=8, depth=2)
-    monkeypatch.setattr("dhlab_napari.widgets.predict.load_model", lambda _folder: net)
+    monkeypatch.setattr("dhlab.models.load_model", lambda _folder: net)
     dock.model.setText(str(tmp_path))
     out = tmp_path / "heat.ome.zarr"
     dock.out.setText(str(out))

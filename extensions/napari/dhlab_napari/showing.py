@@ -12,6 +12,7 @@ from dhlab import env
 from dhlab.annotations import Document
 from dhlab.errors import BadValueError, MissingDependencyError
 from dhlab.scan import Scan
+from dhlab_napari.compilers import load_triton
 from dhlab_napari.layers import describe
 from dhlab_napari.linking import DocumentLayers
 
@@ -50,6 +51,7 @@ def show(*things: Any, viewer: napari.Viewer | None = None) -> napari.Viewer:
                 "no screen to open napari's window on (neither DISPLAY nor WAYLAND_DISPLAY is set); plan: in "
                 "JupyterLab, open napari from the launcher, or leave front= out to look in the notebook."
             )
+        load_triton()
         viewer = napari.Viewer(title=base.name)
     for thing in things:
         add(viewer, thing, base=base)

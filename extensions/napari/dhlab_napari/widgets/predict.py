@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QWidget
 
 from dhlab.errors import BadValueError
-from dhlab.inference import predict
-from dhlab.models import load_model
+from dhlab_napari.compilers import load_triton
 from dhlab_napari.showing import add
 from dhlab_napari.widgets.parts import LayerChoice, Work
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from dhlab.scan import Scan
+
+load_triton()
 
 __all__ = ["PredictWidget"]
 
@@ -70,9 +71,12 @@ class PredictWidget(QWidget):
         if scan is None:
             raise BadValueError("nothing to look at; expected a slide or a picture. Open one first.")
         if not self.model.text():
-            raise BadValueError("no model; expected the folder that model.save or dh.export wrote. Choose one with ….")
+            raise BadValueError("no model; expected the folder that dh.export wrote. Choose one with ….")
         self._base, within = scan, self.masks.scan
         folder, out, overlap = Path(self.model.text()), self.out.text() or None, self.overlap.value()
+
+        from dhlab.inference import predict
+        from dhlab.models import load_model
 
         def work(tell: Callable[[int, int], None]) -> Scan:
             return predict(load_model(folder), scan, within=within, overlap=overlap, out=out, progress=tell)
