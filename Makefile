@@ -7,7 +7,8 @@ export OMP_WAIT_POLICY ?= passive
 notebook ?= notebooks/00_first_slide.ipynb
 # For instance: make bench args="--json rows.jsonl"
 args ?=
-pytest = $(bin)/python -m pytest -n auto --dist loadfile \
+# Jobs that tests begin stay out of the list of yours.
+pytest = DHLAB_JOBS=$${TMPDIR:-/tmp}/dhlab-test-jobs $(bin)/python -m pytest -n auto --dist loadfile \
   --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=notebooks/sanitize.cfg
 
 help: ## this list
