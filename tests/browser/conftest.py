@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,29 @@ class Stage:
         assert 0 <= column < picture.shape[1], "not in view"
         return picture[row, column]
 
+    def drag(self, *places: tuple[float, float], steps: int = 8) -> None:
+        """Drag the mouse from level-0 pixel to level-0 pixel, each (y, x)."""
+        self.move(*places[0])
+        self.page.mouse.down()
+        for place in places[1:]:
+            box, (row, column) = self.stage.bounding_box(), self.place(*place)
+            self.page.mouse.move(box["x"] + column, box["y"] + row, steps=steps)
+        self.page.mouse.up()
+
+    def click(self, y: float, x: float, **how: Any) -> None:
+        """Click on a level-0 pixel."""
+        self.page.mouse.click(*self.move(y, x), **how)
+
+    def press(self, *keys: str) -> None:
+        """Press keys on the picture, one after the other."""
+        self.stage.focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def saved(self) -> None:
+        """Wait until every edit is saved."""
+        self.viewer.locator(".dhv-saving[data-state=saved]").wait_for(timeout=20_000)
+
     def move(self, y: float, x: float) -> tuple[float, float]:
         """Move the mouse to a level-0 pixel and return its place on the page, as (x, y)."""
         box, (row, column) = self.stage.bounding_box(), self.place(y, x)
@@ -151,21 +174,30 @@ class Cell(Stage):
 
 
 @contextmanager
-def run_lab(folder: Path, home: Path) -> Iterator[Lab]:
-    """Run JupyterLab on loopback below a prefix, with a token; it shows a folder and keeps its own files in another."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def run_lab(
+    folder: Path, home: Path, *, configuration: str = "", port: int = 0, headers: dict[str, str] | None = None
+) -> Iterator[Lab]:
+    """Run JupyterLab on loopback below a prefix, with a token; it shows a folder and keeps its own files in another.
+
+    `configuration` is that of the server, where it lets those in who send `headers`. With the same `home` and `port`
+    it is the same server, started again.
+    """
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     token = secrets.token_hex(16)
     # Settings of the person at this machine must not decide the tests, nor be changed by them.
     settings = home / "overrides"
-    settings.mkdir()
+    settings.mkdir(exist_ok=True)
     overrides = {"@jupyterlab/apputils-extension:notification": {"checkForUpdates": False, "fetchNews": "false"}}
     (settings / "overrides.json").write_text(json.dumps(overrides))
     # The extension of this checkout, as a wheel would install it.
-    shutil.copytree(EXTENSION / "jupyter_server_config.d", home / "config" / "jupyter_server_config.d")
-    (home / "data" / "labextensions").mkdir(parents=True)
-    (home / "data" / "labextensions" / "dhlab").symlink_to(EXTENSION / "labextension")
+    if not (home / "config").exists():
+        shutil.copytree(EXTENSION / "jupyter_server_config.d", home / "config" / "jupyter_server_config.d")
+        (home / "config" / "jupyter_server_config.py").write_text(configuration)
+        (home / "data" / "labextensions").mkdir(parents=True)
+        (home / "data" / "labextensions" / "dhlab").symlink_to(EXTENSION / "labextension")
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_DATA_DIR": str(home / "data"),
@@ -187,7 +219,7 @@ def run_lab(folder: Path, home: Path) -> Iterator[Lab]:
         server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
         url = f"http://127.0.0.1:{port}{PREFIX}"
         try:
-            _wait_for(url, token, server, log)
+            _wait_for(url, headers or {"Authorization": f"token {token}"}, server, log)
             yield Lab(url, token, folder, server)
         finally:
             server.terminate()
@@ -198,8 +230,8 @@ def run_lab(folder: Path, home: Path) -> Iterator[Lab]:
                 server.wait()
 
 
-def _wait_for(url: str, token: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    request = urllib.request.Request(f"{url}api/status", headers={"Authorization": f"token {token}"})
+def _wait_for(url: str, headers: dict[str, str], server: subprocess.Popen[bytes], log: Path) -> None:
+    request = urllib.request.Request(f"{url}api/status", headers=headers)
     for _ in range(240):
         if server.poll() is not None:
             break
@@ -209,6 +241,13 @@ def _wait_for(url: str, token: str, server: subprocess.Popen[bytes], log: Path) 
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def start_lab() -> Callable[..., AbstractContextManager[Lab]]:
+    """Return what runs a JupyterLab of one's own."""
+    pytest.importorskip("jupyterlab", reason="needs JupyterLab (the extra 'lab')")
+    return run_lab
 
 
 @pytest.fixture(scope="session")
@@ -266,5 +305,5 @@ def open_cell(page, lab, tmp_path) -> Callable[..., Cell]:
 
 @pytest.fixture
 def open_stage(page) -> Callable[..., Stage]:
-    """Return the viewer that is in front."""
-    return lambda selector=".dhlab-viewer": Stage(page, page.locator(f"{selector}:visible").first)
+    """Return the viewer that is in front, of the usual page or another."""
+    return lambda selector=".dhlab-viewer", page=page: Stage(page, page.locator(f"{selector}:visible").first)

@@ -153,7 +153,7 @@ def test_a_slide_is_opened_shown_and_found_again_and_nobody_else_sees_it(page, b
         page.mouse.wheel(0, -240)
         page.wait_for_timeout(120)
     stage.settle()
-    page.keyboard.press("l")
+    page.keyboard.press("Shift+L")
     stage.viewer.get_by_label("Opacity of skin").fill("0.5")
     stage.settle()
     resolution = stage.viewer.evaluate("({ dhlab: { map } }) => map.getView().getResolution()")

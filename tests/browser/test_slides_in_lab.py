@@ -104,7 +104,7 @@ def test_a_slide_opens_at_once_is_left_alone_and_found_again(page, lab, cases, w
 
     # Keyboard first: the tab that opened has it.
     page.keyboard.press("+")
-    page.keyboard.press("r")
+    page.keyboard.press("Shift+R")
     stage.settle()
     x, y = stage.move(*TISSUE[0])
     for _ in range(3):

@@ -1,8 +1,9 @@
 /** Opens a slide on the server and shows it; loaded with the first slide, since it brings the whole viewer. */
 import { HttpTransport } from "../../viewer/src/http.ts";
 import { Server } from "../../viewer/src/server.ts";
-import type { LayerScene, Settings } from "../../viewer/src/types.ts";
+import type { LayerScene, LayerSource, Settings } from "../../viewer/src/types.ts";
 import { ViewerView } from "../../viewer/src/view.ts";
+import { documentOf } from "./besides.ts";
 import { firstIndex, firstSettings, LocalModel } from "./model.ts";
 
 export interface Wanted {
@@ -20,11 +21,14 @@ export async function openSlide(wanted: Wanted): Promise<(element: HTMLElement) 
   if (!server) throw new Error("this page does not say which Jupyter server it belongs to; reload it.");
   const layers: LayerScene[] = [];
   const transport = new HttpTransport(server, (id) => layers.find((layer) => layer.id === id)?.source ?? null);
-  const open = (one: string, on?: string): Promise<LayerScene> => transport.open({ path: one, stamp: null, ...(on && { on }) });
-  const [base, beside] = await Promise.all([open(path), annotations]);
+  const open = (source: Partial<LayerSource>): Promise<LayerScene> => transport.open({ path, stamp: null, ...source });
+  const [base, beside] = await Promise.all([open({}), annotations]);
   layers.push({ ...base, id: 0, base: true });
   const faults: string[] = [];
-  for (const one of await Promise.allSettled(beside.map((one) => open(one, path)))) {
+  const drawn = isDrawable(base) ? [documentOf(path)] : [];
+  const shown = beside.filter((one) => !drawn.includes(one));
+  const sources = [...shown.map((one) => ({ path: one, on: path })), ...drawn.map((one) => ({ path: one, on: path, document: true }))];
+  for (const one of await Promise.allSettled(sources.map(open))) {
     if (one.status === "fulfilled") layers.push({ ...one.value, id: layers.length, base: false });
     else faults.push((one.reason as Error).message);
   }
@@ -38,4 +42,9 @@ export async function openSlide(wanted: Wanted): Promise<(element: HTMLElement) 
     for (const fault of faults) view.say(fault);
     return view;
   };
+}
+
+/** Whether one picture is all that there is: what is drawn belongs to no slice, and to no time. */
+function isDrawable({ info, traces }: LayerScene): boolean {
+  return !traces && Object.values(info?.axes ?? {}).every((length) => length === 1);
 }

@@ -1,5 +1,5 @@
 /** Tiles that were fetched lately, up to a number of bytes; who asks for a tile that is on its way waits for that one. */
-import type { Reply, ShapesRequest, TileRequest, Transport, ValuesRequest } from "./transport.ts";
+import type { EditRequest, Follower, Reply, ShapesRequest, TileRequest, Transport, ValuesRequest } from "./transport.ts";
 
 interface Coming {
   tile: Promise<Blob>;
@@ -46,6 +46,14 @@ export class CachedTransport implements Transport {
 
   values(request: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]> {
     return this.inner.values(request, signal);
+  }
+
+  edit(request: EditRequest, signal: AbortSignal): Promise<Record<string, unknown>> {
+    return this.inner.edit(request, signal);
+  }
+
+  follow(follower: Follower, signal: AbortSignal): void {
+    this.inner.follow(follower, signal);
   }
 
   /** Forget the tiles of one layer. */

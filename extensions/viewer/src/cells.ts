@@ -1,9 +1,13 @@
 /** The shapes of a layer by cells: where all of them are, and the outlines of those cells that were asked for. */
+import { type GeoGeometry, type Review, REVIEWS } from "./drawing/features.ts";
 import { Packed } from "./packed.ts";
 
 export const POINT = 0;
 export const LINE = 1;
 export const SHELL = 2;
+
+/** A class that no shape of annotations has. */
+export const HIDDEN = 0xffff;
 
 /** Left, top, right, bottom in level-0 pixels of the layer. */
 export type Box = [number, number, number, number];
@@ -16,7 +20,7 @@ export class Catalogue {
   /** Where the shapes of every cell begin. */
   readonly firsts: Uint32Array;
   readonly centers: Float32Array;
-  readonly labels: Uint8Array | Uint16Array;
+  labels: Uint8Array | Uint16Array;
 
   constructor(view: DataView<ArrayBuffer>) {
     const packed = new Packed(view);
@@ -29,6 +33,12 @@ export class Catalogue {
 
   get count(): number {
     return this.labels.length;
+  }
+
+  /** Let a shape be of another class; one that no class has is not drawn. */
+  label(cell: number, shape: number, label: number): void {
+    if (this.labels instanceof Uint8Array) this.labels = Uint16Array.from(this.labels);
+    this.labels[this.firsts[cell]! + shape] = label;
   }
 
   size(cell: number): number {
@@ -54,8 +64,10 @@ export class Catalogue {
   }
 }
 
-/** Lines and areas of one class, in pixels from the corner of their cell. */
+/** Lines and areas of one class and state of review, in pixels from the corner of their cell. */
 export interface Drawn {
+  label: number;
+  review: Review | null;
   areas: Path2D;
   lines: Path2D;
 }
@@ -63,7 +75,7 @@ export interface Drawn {
 /** The outlines of one cell. */
 export class Outlines {
   private boxes: Float32Array | undefined;
-  private drawn: { step: number; paths: Map<number, Drawn> } | undefined;
+  private drawn: { step: number; paths: Drawn[] } | undefined;
 
   private constructor(
     readonly count: number,
@@ -75,6 +87,10 @@ export class Outlines {
     readonly areas: Float32Array,
     readonly scores: Float32Array,
     readonly titles: Map<number, string>,
+    /** Of objects of a document. */
+    readonly ids: string[],
+    /** Places in `REVIEWS`, by shape. */
+    private readonly reviews: Map<number, number>,
   ) {}
 
   /** Read the cells of one answer. */
@@ -83,6 +99,8 @@ export class Outlines {
     const [cells, counts, shapes] = ["cells", "counts", "shapes"].map((n) => packed.get<Uint32Array>(n)) as [Uint32Array, Uint32Array, Uint32Array];
     const origins = packed.get<Float64Array>("origins");
     const titles = Object.entries(packed.head.titles as Record<string, string>);
+    const ids = (packed.head.ids ?? []) as string[];
+    const reviews = Object.entries((packed.head.reviews ?? {}) as Record<string, string>);
     let first = 0;
     for (const [i, cell] of cells.entries()) {
       const count = counts[i]!;
@@ -91,6 +109,9 @@ export class Outlines {
         packed.get("vertices"), packed.get<Float32Array>("areas").subarray(first, first + count),
         packed.get<Float32Array>("scores").subarray(first, first + count),
         new Map(titles.map(([at, title]): [number, string] => [Number(at) - first, title]).filter(([at]) => at >= 0 && at < count)),
+        ids.slice(first, first + count),
+        new Map(reviews.map(([at, state]): [number, number] => [Number(at) - first, REVIEWS.indexOf(state as Review)])
+          .filter(([at, state]) => at >= 0 && at < count && state >= 0)),
       )];
       first += count;
     }
@@ -102,14 +123,18 @@ export class Outlines {
     return 16 * (this.rings[last]! - this.rings[first]!) + 40 * this.count;
   }
 
-  /** Paths by class, scaled to square units, without vertices nearer to the last one than a step. */
-  paths(labels: ArrayLike<number>, unit: [number, number], step: number): Map<number, Drawn> {
+  review(shape: number): Review | null {
+    return REVIEWS[this.reviews.get(shape) ?? -1] ?? null;
+  }
+
+  /** Paths of each class, scaled to square units, without vertices nearer to the last one than a step. */
+  paths(labels: ArrayLike<number>, unit: [number, number], step: number): Drawn[] {
     if (this.drawn?.step !== step) this.drawn = { step, paths: this.traceAll(labels, unit, step, () => true) };
     return this.drawn.paths;
   }
 
   /** The same of those shapes alone that touch a box. */
-  pathsWithin(box: Box, labels: ArrayLike<number>, unit: [number, number], step: number): Map<number, Drawn> {
+  pathsWithin(box: Box, labels: ArrayLike<number>, unit: [number, number], step: number): Drawn[] {
     const boxes = (this.boxes ??= this.measure());
     const [left, top, right, bottom] = box.map((side, i) => side - this.origin[i % 2]!) as Box;
     return this.traceAll(labels, unit, step, (shape) => {
@@ -120,20 +145,21 @@ export class Outlines {
 
   private traceAll(
     labels: ArrayLike<number>, unit: [number, number], step: number, shown: (shape: number) => boolean,
-  ): Map<number, Drawn> {
+  ): Drawn[] {
     const paths = new Map<number, Drawn>();
     for (let shape = 0; shape < this.count; shape++) {
       if (!shown(shape)) continue;
       const label = labels[shape]!;
-      let drawn = paths.get(label);
-      if (!drawn) paths.set(label, (drawn = { areas: new Path2D(), lines: new Path2D() }));
+      const key = label * (REVIEWS.length + 1) + (this.reviews.get(shape) ?? REVIEWS.length);
+      let drawn = paths.get(key);
+      if (!drawn) paths.set(key, (drawn = { label, review: this.review(shape), areas: new Path2D(), lines: new Path2D() }));
       this.trace(shape, unit, drawn, step);
     }
-    return paths;
+    return [...paths.values()];
   }
 
   /** Add one shape to paths. */
-  trace(shape: number, [width, height]: [number, number], { areas, lines }: Drawn, step = 0): void {
+  trace(shape: number, [width, height]: [number, number], { areas, lines }: Pick<Drawn, "areas" | "lines">, step = 0): void {
     const { vertices, rings } = this;
     for (let ring = this.shapes[shape]!; ring < this.shapes[shape + 1]!; ring++) {
       const kind = this.kinds[ring]!;
@@ -152,6 +178,31 @@ export class Outlines {
       }
       if (kind !== LINE) path.closePath();
     }
+  }
+
+  /** A shape as GeoJSON, in level-0 pixels. */
+  geometry(shape: number): GeoGeometry {
+    const parts: Record<"Point" | "LineString" | "Polygon", unknown[]> = { Point: [], LineString: [], Polygon: [] };
+    for (let ring = this.shapes[shape]!; ring < this.shapes[shape + 1]!; ring++) {
+      const places: [number, number][] = [];
+      for (let i = this.rings[ring]!; i < this.rings[ring + 1]!; i++) {
+        places.push([this.vertices[2 * i]! + this.origin[0], this.vertices[2 * i + 1]! + this.origin[1]]);
+      }
+      const kind = this.kinds[ring]!;
+      if (kind === POINT) parts.Point.push(places[0]);
+      else if (kind === LINE) parts.LineString.push(places);
+      else if (kind === SHELL) parts.Polygon.push([places]);
+      else (parts.Polygon.at(-1) as unknown[]).push(places);
+    }
+    const geometries = Object.entries(parts).filter(([, found]) => found.length).map(([type, found]) =>
+      found.length > 1 ? { type: `Multi${type}`, coordinates: found } : { type, coordinates: found[0] },
+    );
+    return geometries.length === 1 ? geometries[0]! : { type: "GeometryCollection", geometries };
+  }
+
+  /** Trace the shapes anew when they are drawn next, because the class of one has changed. */
+  stale(): void {
+    this.drawn = undefined;
   }
 
   /** Places of the points of a shape. */

@@ -1,5 +1,7 @@
 /** Requests to the kernel over the widget's own connection: one message each way, stale ones withdrawn. */
-import type { Reply, ShapesRequest, TileRequest, Transport, ValuesRequest } from "./transport.ts";
+import {
+  Away, type EditRequest, type Follower, type Reply, type ShapesRequest, type TileRequest, type Transport, type ValuesRequest,
+} from "./transport.ts";
 import type { Model } from "./types.ts";
 
 interface Waiting {
@@ -55,7 +57,7 @@ export class Channel {
       try {
         this.model.send(asked.length === 1 ? asked[0] : { type: "several", view: this.view, requests: asked });
       } catch (error) {
-        const reason = new Error(`the kernel cannot be reached (${(error as Error).message})`);
+        const reason = new Away(`the kernel cannot be reached (${(error as Error).message})`);
         for (const { id } of asked as { id: number }[]) {
           this.waiting.get(id)?.reject(reason);
           this.waiting.delete(id);
@@ -90,11 +92,18 @@ export class Channel {
   };
 }
 
+const LOST = "the kernel was restarted or has gone";
+// Of a kernel that was lost and may be back.
+const PATIENCE_MS = 4000;
+
 export class CommTransport implements Transport {
   private readonly channel: Channel;
+  private readonly edits = new Set<(error: Error) => void>();
+  private lost = false;
 
-  constructor(model: Model) {
+  constructor(private readonly model: Model) {
     this.channel = new Channel(model);
+    model.on("comm_live_update", this.lose as never);
   }
 
   async tile(request: TileRequest, signal: AbortSignal): Promise<Blob> {
@@ -111,7 +120,39 @@ export class CommTransport implements Transport {
     return head.values as (number | null)[];
   }
 
+  /** A kernel that has gone answers nothing: whoever waits must hear of it. */
+  edit(request: EditRequest, signal: AbortSignal): Promise<Record<string, unknown>> {
+    return new Promise((resolve, reject) => {
+      const timer = this.lost ? setTimeout(() => reject(new Away(LOST)), PATIENCE_MS) : undefined;
+      this.edits.add(reject);
+      this.channel.ask({ type: "edit", ...request }, signal).then(({ head }) => {
+        this.lost = false;
+        resolve(head);
+      }, reject).finally(() => {
+        clearTimeout(timer);
+        this.edits.delete(reject);
+      });
+    });
+  }
+
+  follow({ layer, revision, tell }: Follower, signal: AbortSignal): void {
+    const hear = (message: Record<string, unknown>): void => {
+      if (message.type === "edited" && message.layer === layer) tell(message);
+    };
+    this.model.on("msg:custom", hear as never);
+    signal.addEventListener("abort", () => this.model.off("msg:custom", hear as never), { once: true });
+    // What was done before this page listened.
+    this.edit({ layer, action: "changes", since: revision() }, signal).then(tell, () => undefined);
+  }
+
   close(): void {
+    this.model.off("comm_live_update", this.lose as never);
     this.channel.close();
   }
+
+  private readonly lose = (): void => {
+    this.lost = true;
+    for (const reject of this.edits) reject(new Away(LOST));
+    this.edits.clear();
+  };
 }

@@ -69,13 +69,16 @@ export function contrastControls(layer: LayerScene, body: HTMLElement, change: C
   };
 }
 
-/** Drag with the right button, or with Shift: across changes the width of the window, up and down its level. */
+/**
+ * Drag with the right button, or with Shift where it is free: across changes the width of the window, up and down its
+ * level.
+ */
 export function dragWindow(
-  stage: HTMLElement, { display: [low, high], read, change }: { display: Range; read(): LayerSettings; change: Change },
+  stage: HTMLElement, { display: [low, high], read, change, free }: { display: Range; read(): LayerSettings; change: Change; free(): boolean },
 ): void {
   let start: { x: number; y: number; level: number; width: number } | null = null;
   let asked = 0;
-  const begins = (event: PointerEvent): boolean => event.button === 2 || (event.button === 0 && event.shiftKey && !event.altKey);
+  const begins = (event: PointerEvent): boolean => event.button === 2 || (event.button === 0 && event.shiftKey && !event.altKey && free());
   stage.addEventListener("contextmenu", (event) => {
     event.preventDefault();
     // JupyterLab has a menu of its own.

@@ -1,7 +1,9 @@
 /** Tiles from the Jupyter server, below its own address and login: a token binds each layer to its file. */
 import { Batches } from "./batches.ts";
 import { type Server, ServerError } from "./server.ts";
-import { Refused, type Reply, type ShapesRequest, type TileRequest, type Transport, type ValuesRequest } from "./transport.ts";
+import {
+  Away, type EditRequest, type Follower, Refused, type Reply, type ShapesRequest, type TileRequest, type Transport, type ValuesRequest,
+} from "./transport.ts";
 import type { LayerScene, LayerSource } from "./types.ts";
 
 export interface Opened {
@@ -33,7 +35,8 @@ export class HttpTransport implements Transport {
   /** Open a file on the server and say what is in it. */
   async open(source: LayerSource): Promise<LayerScene> {
     const opened = await this.server.post<Opened>("dhlab/scans", source);
-    const layer = { ...opened.layer, source: opened.layer.source ?? source };
+    // A document is not one state of a file.
+    const layer = { ...opened.layer, source: source.document ? source : (opened.layer.source ?? source) };
     this.tokens.set(JSON.stringify(layer.source), Promise.resolve(opened.token));
     return layer;
   }
@@ -44,8 +47,10 @@ export class HttpTransport implements Transport {
     return patiently(() => this.batches.ask(key, `${level}.${row}.${column}`, signal), signal);
   }
 
-  async shapes({ layer, cells }: ShapesRequest, signal: AbortSignal): Promise<Reply> {
-    const answer = await this.get(layer, (token) => `dhlab/shapes/${token}${query({ cells })}`, signal);
+  async shapes({ layer, cells, revision }: ShapesRequest, signal: AbortSignal): Promise<Reply> {
+    // One state of a file has one token, a document keeps its own.
+    const asked = query(this.sourceOf(layer)?.document ? { cells, revision } : { cells });
+    const answer = await this.get(layer, (token) => `dhlab/shapes/${token}${asked}`, signal);
     return { head: {}, buffers: [new DataView(await answer.arrayBuffer())] };
   }
 
@@ -54,24 +59,61 @@ export class HttpTransport implements Transport {
     return ((await answer.json()) as { values: (number | null)[] }).values;
   }
 
+  async edit({ layer, ...request }: EditRequest, signal: AbortSignal): Promise<Record<string, unknown>> {
+    try {
+      return await this.withToken(layer, (token) => this.server.post(`dhlab/documents/${token}`, { type: "edit", ...request }, signal));
+    } catch (error) {
+      const later = error instanceof Refused || (error instanceof ServerError && [BUSY, ...AWAY].includes(error.status));
+      throw later ? new Away(error.message) : error;
+    }
+  }
+
+  follow(follower: Follower, signal: AbortSignal): void {
+    void this.listen(follower, signal);
+  }
+
   close(): void {
     this.tokens.clear();
   }
 
-  private async get(layer: number, path: (token: string) => string, signal: AbortSignal): Promise<Response> {
+  /** Ask for the edits of others, over and over; an answer comes when there is one. */
+  private async listen({ layer, revision, tell }: Follower, signal: AbortSignal): Promise<void> {
+    const source = this.sourceOf(layer);
+    for (let failures = 0; source && !signal.aborted; ) {
+      try {
+        const token = await this.token(source);
+        const answer = await this.server.get(`dhlab/documents/${token}/changes${query({ since: revision() })}`, signal);
+        const news = (await answer.json()) as Record<string, unknown>;
+        if (!signal.aborted) tell(news);
+        failures = 0;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error instanceof ServerError && ASK_AGAIN.includes(error.status)) {
+          // The server was started anew and counts from the beginning.
+          await this.open(source).then((opened) => tell({ layer: opened, anew: true }), () => undefined);
+        }
+        await new Promise((done) => setTimeout(done, WAITS_MS[Math.min(failures++, WAITS_MS.length - 1)]));
+      }
+    }
+  }
+
+  private get(layer: number, path: (token: string) => string, signal: AbortSignal): Promise<Response> {
+    return this.withToken(layer, (token) => patiently(() => this.server.get(path(token), signal), signal));
+  }
+
+  private async withToken<T>(layer: number, act: (token: string) => Promise<T>): Promise<T> {
     const source = this.sourceOf(layer);
     if (!source) throw new Refused("the server does not have this layer");
     const token = await this.token(source);
     try {
-      return await patiently(() => this.server.get(path(token), signal), signal);
+      return await act(token);
     } catch (error) {
       if (!(error instanceof ServerError) || !ASK_AGAIN.includes(error.status)) throw error;
     }
     // Tiles that fail together ask for one new token.
     const key = JSON.stringify(source);
     if ((await this.tokens.get(key)) === token) this.tokens.delete(key);
-    const renewed = await this.token(source);
-    return patiently(() => this.server.get(path(renewed), signal), signal);
+    return act(await this.token(source));
   }
 
   private token(source: LayerSource): Promise<string> {

@@ -16,17 +16,16 @@ export function actOf(table: Key[], event: KeyboardEvent): (() => void) | undefi
 
 export class Help {
   readonly element: HTMLElement;
+  private readonly tables = make("div", { class: "dhv-help-tables" });
   private before: Element | null = null;
 
-  constructor(table: Key[]) {
-    const rows = table.map(({ shown, does }) =>
-      make("tr", {}, make("th", { scope: "row" }, ...shown.split(" or ").flatMap(written)), make("td", {}, does)),
-    );
+  /** `groups` tells what the keys do at the time, under a name for each group. */
+  constructor(private readonly groups: () => Record<string, Key[]>) {
     const shut = button("Close the help", "close", () => this.toggle());
     const title = make("div", { class: "dhv-help-title" }, make("strong", {}, "Keys and mouse"), shut);
     this.element = make(
       "div", { class: "dhv-help", role: "dialog", "aria-label": "Keys and mouse", hidden: true }, title,
-      make("table", {}, make("tbody", {}, ...rows)),
+      this.tables,
     );
     this.element.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
@@ -41,6 +40,13 @@ export class Help {
       (this.before as HTMLElement | null)?.focus();
       return;
     }
+    const tables = Object.entries(this.groups()).map(([name, keys]) => {
+      const rows = keys.filter(({ shown }) => shown).map(({ shown, does }) =>
+        make("tr", {}, make("th", { scope: "row" }, ...shown.split(" or ").flatMap(written)), make("td", {}, does)),
+      );
+      return make("table", {}, make("caption", {}, name), make("tbody", {}, ...rows));
+    });
+    this.tables.replaceChildren(...tables);
     this.before = document.activeElement;
     this.element.querySelector("button")?.focus();
   }

@@ -1,5 +1,6 @@
 /** How shapes are drawn on a canvas: dots as pixels where they are small, paths of one class at once where not. */
 import type { Box, Catalogue, Drawn, Outlines } from "./cells.ts";
+import { reviewed } from "./drawing/reviewed.ts";
 import type { Rgb } from "./types.ts";
 
 /** From level-0 pixels of a layer to pixels of the canvas, and how large one of its square units is there. */
@@ -22,7 +23,6 @@ export interface Look {
   box: Box;
 }
 
-const FILLED = 0.14;
 const LEAST_STEP = 0.75;
 const CASING = "rgba(255,255,255,0.75)";
 
@@ -77,7 +77,7 @@ export function drawOutlines(
   const each = (act: (path: Drawn, color: Rgb) => void): void => {
     for (const { outlines, paths } of drawn) {
       settle(pen, outlines, placing);
-      for (const [label, path] of paths) if (look.colors[label]) act(path, look.colors[label]);
+      for (const path of paths) if (look.colors[path.label]) act(path, look.colors[path.label]!);
     }
   };
   pen.lineJoin = "round";
@@ -90,13 +90,16 @@ export function drawOutlines(
     });
   }
   pen.lineWidth = width / placing.zoom;
-  each(({ areas, lines }, color) => {
-    pen.fillStyle = `rgba(${color},${FILLED})`;
+  each(({ areas, lines, review }, color) => {
+    const { fill, line, dash } = reviewed(review);
+    pen.fillStyle = `rgba(${color},${fill})`;
     pen.fill(areas);
-    pen.strokeStyle = `rgb(${color})`;
+    pen.strokeStyle = `rgba(${color},${line})`;
+    pen.setLineDash(dash.map((length) => (length * placing.ratio) / placing.zoom));
     pen.stroke(areas);
     pen.stroke(lines);
   });
+  pen.setLineDash([]);
   pen.resetTransform();
   for (const { outlines, labels } of cells) {
     for (let shape = 0; shape < outlines.count; shape++) {

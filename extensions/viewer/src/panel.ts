@@ -11,6 +11,8 @@ const KINDS: Record<LayerScene["kind"], string> = {
 export interface PanelEvents {
   change(id: number, changes: Partial<LayerSettings>): void;
   slice(axis: string, at: number): void;
+  /** The classes of a layer that can be drawn on, if it is one. */
+  classes(layer: LayerScene): HTMLElement | null;
 }
 
 export class Panel {
@@ -19,8 +21,8 @@ export class Panel {
   private readonly cards = new Map<number, (settings: LayerSettings) => void>();
   private readonly sliders = new Map<string, (at: number) => void>();
 
-  constructor(layers: LayerScene[], private readonly events: PanelEvents, below: HTMLElement) {
-    this.element.append(this.cardList, below);
+  constructor(layers: LayerScene[], private readonly events: PanelEvents, below: HTMLElement[]) {
+    this.element.append(this.cardList, ...below);
     this.list(layers);
   }
 
@@ -69,7 +71,7 @@ export class Panel {
     const eye = make("label", { class: "dhv-eye-label", title: `Show or hide ${layer.name}` }, visible, icon("eye"));
     const heading = make(
       "header", { class: "dhv-card-head" }, eye, make("span", { class: "dhv-name", title: layer.name }, layer.name),
-      make("span", { class: "dhv-kind" }, layer.count === undefined ? KINDS[layer.kind] : grouped(layer.count)),
+      make("span", { class: "dhv-kind" }, layer.count === undefined || layer.document ? KINDS[layer.kind] : grouped(layer.count)),
     );
     const updates: ((settings: LayerSettings) => void)[] = [(s) => (visible.checked = s.visible)];
     const body = make("div", { class: "dhv-card-body" });
@@ -77,7 +79,11 @@ export class Panel {
     updates.push((s) => opacity.show(s.opacity));
     body.append(row("Opacity", opacity.input, opacity.output));
     if (layer.kind === "heatmap") updates.push(this.heatControls(layer, body, change));
-    else if (layer.kind === "shapes") updates.push(classToggles(layer, body, change));
+    else if (layer.kind === "shapes") {
+      const classes = this.events.classes(layer);
+      if (classes) body.append(classes);
+      else updates.push(classToggles(layer, body, change));
+    }
     else if (layer.kind === "labels" || layer.kind === "mask") body.append(legend(layer));
     else if (!isPlain(layer)) {
       if (layer.classes.length > 1) updates.push(channelSelect(layer, body, "All channels", change));
@@ -169,11 +175,11 @@ function classToggles(
   };
 }
 
-function toHex(color: Rgb): string {
+export function toHex(color: Rgb): string {
   return `#${color.map((part) => part.toString(16).padStart(2, "0")).join("")}`;
 }
 
-function fromHex(text: string): Rgb {
+export function fromHex(text: string): Rgb {
   return [1, 3, 5].map((at) => Number.parseInt(text.slice(at, at + 2), 16)) as Rgb;
 }
 

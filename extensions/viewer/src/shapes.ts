@@ -4,7 +4,9 @@ import Source from "ol/source/Source.js";
 import ViewHint from "ol/ViewHint.js";
 import type { Extent } from "ol/extent.js";
 import type { FrameState } from "ol/Map.js";
-import { Catalogue, Outlines, type Box } from "./cells.ts";
+import { Catalogue, HIDDEN, Outlines, type Box } from "./cells.ts";
+import type { GeoFeature } from "./drawing/features.ts";
+import { Placement } from "./drawing/placement.ts";
 import type { Frame } from "./frame.ts";
 import { Dots, drawMarked, drawOutlines, type Look, type Placing } from "./outlining.ts";
 import type { Transport } from "./transport.ts";
@@ -25,6 +27,8 @@ const BUDGET = 192 << 20;
 /** What is known of the shape under the pointer. */
 export interface Hit {
   key: string;
+  /** Of an object of a document. */
+  id?: string;
   label: number;
   name: string;
   area?: number;
@@ -41,6 +45,10 @@ export class ShapesLayer {
   private readonly dots = new Dots();
   private readonly origin: [number, number];
   private readonly unit: [number, number];
+  /** Where the objects of a document are, as far as their outlines are known. */
+  private readonly places = new Map<string, { cell: number; shape: number; label: number }>();
+  /** Objects that something else shows. */
+  private readonly hidden = new Set<string>();
   private catalogue: Catalogue | undefined;
   private kept = new Map<number, Outlines>();
   private bytes = 0;
@@ -60,11 +68,11 @@ export class ShapesLayer {
     private readonly transport: Transport,
     settings: LayerSettings,
     private readonly fail: (message: string) => void,
+    private readonly loaded: () => void = () => undefined,
   ) {
     this.settings = settings;
     this.look = { colors: [], few: false, box: [0, 0, 0, 0] };
-    this.origin = frame.toWorld(scene.offset[0], scene.offset[1]);
-    this.unit = [scene.scale[1] * frame.info.aspect[1], scene.scale[0] * frame.info.aspect[0]];
+    ({ origin: this.origin, unit: this.unit } = new Placement(frame, scene));
     this.element.className = "ol-layer dhv-shapes";
     this.source = new Source({ projection: frame.projection, state: "ready" });
     this.layer = new Layer({ source: this.source, render: (state) => this.render(state) });
@@ -103,7 +111,7 @@ export class ShapesLayer {
       const outlines = this.outlined.has(cell) ? this.kept.get(cell) : undefined;
       const first = catalogue.firsts[cell]!;
       const reach = catalogue.extents[cell] ? near : 2 * near;
-      const shape = outlines?.find(at, reach, (i) => this.look.colors[catalogue.labels[first + i]!] !== null) ?? -1;
+      const shape = outlines?.find(at, reach, (i) => Boolean(this.look.colors[catalogue.labels[first + i]!])) ?? -1;
       if (shape >= 0 && !(best && best.area < outlines!.areas[shape]!)) best = { cell, shape, area: outlines!.areas[shape]! };
     }
     return best && this.tell(best.cell, best.shape);
@@ -118,7 +126,7 @@ export class ShapesLayer {
     for (const cell of this.outlined) {
       const outlines = this.kept.get(cell);
       for (let shape = 0; shape < (outlines?.count ?? 0); shape++) {
-        if (this.look.colors[catalogue.labels[catalogue.firsts[cell]! + shape]!] === null) continue;
+        if (!this.look.colors[catalogue.labels[catalogue.firsts[cell]! + shape]!]) continue;
         const [x0, y0, x1, y1] = outlines!.box(shape);
         if (x0 <= right && x1 >= left && y0 <= bottom && y1 >= top) found.push({ cell, shape, area: outlines!.areas[shape]! });
       }
@@ -126,6 +134,55 @@ export class ShapesLayer {
     found.sort((a, b) => b.area - a.area);
     const hits = found.slice(0, most).map(({ cell, shape }) => this.tell(cell, shape));
     return { hits, count: found.length, dotted: catalogue.within([left, top, right, bottom]).some((cell) => !this.outlined.has(cell)) };
+  }
+
+  /** An object of a document as it was packed; null where its outline is not known. */
+  feature(id: string): GeoFeature | null {
+    const place = this.places.get(id);
+    const outlines = place && this.kept.get(place.cell);
+    if (!outlines) return null;
+    const found = this.scene.classes[place.label];
+    const classification = found && this.isClass(place.label) ? { name: found.name, color: found.color } : null;
+    const name = outlines.titles.get(place.shape);
+    const review = outlines.review(place.shape);
+    return {
+      type: "Feature", id, geometry: outlines.geometry(place.shape),
+      properties: { objectType: "annotation", ...(classification && { classification }), ...(name !== undefined && { name }), ...(review && { metadata: { review } }) },
+    };
+  }
+
+  /** Objects of a document whose outlines are known and whose boxes touch a part of the frame. */
+  within([left, bottom, right, top]: Extent): string[] {
+    const { catalogue } = this;
+    if (!catalogue || !this.settings.visible) return [];
+    const x = [left, right].map((side) => (side! - this.origin[0]) / this.unit[0]);
+    const y = [top, bottom].map((side) => (this.origin[1] - side!) / this.unit[1]);
+    const box: Box = [x[0]!, y[0]!, x[1]!, y[1]!];
+    return catalogue.within(box).flatMap((cell) => {
+      const outlines = this.kept.get(cell);
+      return (outlines?.ids ?? []).filter((_, shape) => {
+        if (!this.look.colors[catalogue.labels[catalogue.firsts[cell]! + shape]!]) return false;
+        const [x0, y0, x1, y1] = outlines!.box(shape);
+        return x0 <= box[2] && x1 >= box[0] && y0 <= box[3] && y1 >= box[1];
+      });
+    });
+  }
+
+  /** Leave an object of a document out, or show it again. */
+  hide(id: string, hidden: boolean): void {
+    if (this.hidden.has(id) === hidden) return;
+    if (hidden) this.hidden.add(id);
+    else this.hidden.delete(id);
+    const place = this.places.get(id);
+    if (!place) return;
+    this.catalogue?.label(place.cell, place.shape, hidden ? HIDDEN : place.label);
+    this.kept.get(place.cell)?.stale();
+    this.redraw();
+  }
+
+  /** The part of the frame that was drawn last. */
+  get seen(): Extent | null {
+    return this.drawn?.state.extent ?? null;
   }
 
   /** Where a shape lies in the frame: left, bottom, right, top. */
@@ -159,9 +216,10 @@ export class ShapesLayer {
   private tell(cell: number, shape: number): Hit {
     const outlines = this.kept.get(cell)!;
     const label = this.catalogue!.labels[this.catalogue!.firsts[cell]! + shape]!;
+    const id = outlines.ids[shape];
     const [area, score, title] = [outlines.areas[shape]!, outlines.scores[shape]!, outlines.titles.get(shape)];
     return {
-      key: `${cell}:${shape}`, label, name: this.scene.classes[label]?.name ?? "",
+      key: `${cell}:${shape}`, label, name: this.scene.classes[label]?.name ?? "", ...(id !== undefined && { id }),
       ...(area > 0 && { area }), ...(!Number.isNaN(score) && { score }), ...(title !== undefined && { title }),
     };
   }
@@ -174,8 +232,10 @@ export class ShapesLayer {
       this.fetching = false;
       this.catalogue = new Catalogue(buffers[0]!);
       this.kept = new Map();
+      this.places.clear();
       this.bytes = 0;
       this.marked = null;
+      this.loaded();
     } catch (error) {
       if (!signal.aborted) this.fail(`${this.scene.name}: ${(error as Error).message}`);
     } finally {
@@ -333,7 +393,9 @@ export class ShapesLayer {
       for (const [cell, outlines] of Outlines.read(buffers[0]!)) {
         this.kept.set(cell, outlines);
         this.bytes += outlines.bytes;
+        this.register(cell, outlines);
       }
+      this.loaded();
       this.forget();
     } catch (error) {
       if (!signal.aborted) this.fail(`${this.scene.name}: ${(error as Error).message}`);
@@ -341,6 +403,22 @@ export class ShapesLayer {
       this.asked.delete(controller);
       if (!this.closed.signal.aborted) this.settle();
     }
+  }
+
+  /** Note where the objects of a cell are, and leave those out that something else shows. */
+  private register(cell: number, outlines: Outlines): void {
+    const { labels, firsts } = this.catalogue!;
+    outlines.ids.forEach((id, shape) => {
+      const label = this.places.get(id)?.label ?? labels[firsts[cell]! + shape]!;
+      this.places.set(id, { cell, shape, label });
+      if (this.hidden.has(id)) this.catalogue!.label(cell, shape, HIDDEN);
+    });
+  }
+
+  /** Shapes without a class form one of their own, which no feature names. */
+  private isClass(label: number): boolean {
+    const { document, classes } = this.scene;
+    return document?.classes.some(({ name }) => name === classes[label]?.name) ?? true;
   }
 
   /** Drop the outlines that were drawn longest ago, beyond a budget. */

@@ -1,13 +1,16 @@
 /** The annotations in view as a table: where the eye finds the largest, a click goes there. */
 import { make, swatch } from "./dom.ts";
 import { grouped, tidy } from "./frame.ts";
+import type { DocumentLayer } from "./drawing/layer.ts";
 import type { Hit, ShapesLayer } from "./shapes.ts";
+
+type Annotated = ShapesLayer | DocumentLayer;
 
 const MOST = 200;
 
 export interface TableEvents {
-  go(layer: ShapesLayer, hit: Hit): void;
-  point(layer: ShapesLayer, hit: Hit | null): void;
+  go(layer: Annotated, hit: Hit): void;
+  point(layer: Annotated, hit: Hit | null): void;
   area(pixels: number): string;
 }
 
@@ -17,7 +20,7 @@ export class AnnotationTable {
   private readonly body = make("tbody");
   private readonly note = make("p", { class: "dhv-note" });
   private shown = "";
-  private layers: ShapesLayer[] = [];
+  private layers: Annotated[] = [];
 
   constructor(private readonly events: TableEvents, open: boolean) {
     const head = ["Class", "Area", "Score"].map((name) => make("th", { scope: "col" }, name));
@@ -27,7 +30,7 @@ export class AnnotationTable {
   }
 
   /** List what these layers show in the view, the largest first. */
-  update(layers: ShapesLayer[]): void {
+  update(layers: Annotated[]): void {
     this.layers = layers;
     this.element.hidden = !layers.length;
     if (!this.element.open) this.summary.textContent = "In view";
@@ -48,7 +51,7 @@ export class AnnotationTable {
     this.note.hidden = !this.note.textContent;
   }
 
-  private row(layer: ShapesLayer, hit: Hit): HTMLElement {
+  private row(layer: Annotated, hit: Hit): HTMLElement {
     const name = hit.title && hit.title !== hit.name ? `${hit.name}, ${hit.title}` : hit.name;
     const go = make("button", { type: "button", title: `Go to ${name}` }, swatch(layer.color(hit.label)), make("span", { class: "dhv-name" }, name));
     go.addEventListener("click", () => this.events.go(layer, hit));

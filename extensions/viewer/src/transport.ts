@@ -25,6 +25,21 @@ export interface ValuesRequest {
   index: Record<string, number>;
 }
 
+/** What is asked of a document; the further fields depend on the action. */
+export interface EditRequest {
+  layer: number;
+  action: string;
+  [name: string]: unknown;
+}
+
+/** Whoever wants to hear of edits that were made elsewhere. */
+export interface Follower {
+  layer: number;
+  /** The last revision that it knows. */
+  revision(): number;
+  tell(news: Record<string, unknown>): void;
+}
+
 export interface Reply {
   head: Record<string, unknown>;
   buffers: DataView<ArrayBuffer>[];
@@ -35,11 +50,17 @@ export interface Transport {
   tile(request: TileRequest, signal: AbortSignal): Promise<Blob>;
   shapes(request: ShapesRequest, signal: AbortSignal): Promise<Reply>;
   values(request: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]>;
+  /** An answer means that it is saved. */
+  edit(request: EditRequest, signal: AbortSignal): Promise<Record<string, unknown>>;
+  follow(follower: Follower, signal: AbortSignal): void;
   close(): void;
 }
 
 /** This transport cannot serve the layer at all; another one may. */
 export class Refused extends Error {}
+
+/** Nobody answers at present; the same may be asked again. */
+export class Away extends Error {}
 
 /** The server's own way for layers that it can open, the kernel's connection for all others. */
 export class FirstOf implements Transport {
@@ -57,6 +78,15 @@ export class FirstOf implements Transport {
 
   values(request: ValuesRequest, signal: AbortSignal): Promise<(number | null)[]> {
     return this.ask(request.layer, (transport) => transport.values(request, signal));
+  }
+
+  /** A document that a kernel shows is the kernel's. */
+  edit(request: EditRequest, signal: AbortSignal): Promise<Record<string, unknown>> {
+    return this.second.edit(request, signal);
+  }
+
+  follow(follower: Follower, signal: AbortSignal): void {
+    this.second.follow(follower, signal);
   }
 
   close(): void {

@@ -10,6 +10,25 @@ export interface Model {
   off(event: string, callback: (...args: never[]) => void): void;
 }
 
+export interface DocumentClass {
+  name: string;
+  color: Rgb;
+  /** The key that chooses it. */
+  shortcut?: string | null;
+}
+
+/** What can be drawn on, as it was when the shapes of the layer were packed. */
+export interface DocumentScene {
+  /** Why nothing can be drawn; null where it can. */
+  readOnly: string | null;
+  classes: DocumentClass[];
+  /** Who draws here. */
+  author: string;
+  revision: number;
+  path: string;
+  can?: string[];
+}
+
 export interface LayerClass {
   name: string;
   color: Rgb;
@@ -37,6 +56,8 @@ export interface LayerSource {
   stamp: [string, string] | null;
   /** The slide that it lies on, in whose pixels it is wanted. */
   on?: string;
+  /** Whether it is to be drawn on; it need not exist yet. */
+  document?: boolean;
 }
 
 /** One thing in the viewer; scale and offset place it in level-0 pixels of the base, along y and x. */
@@ -61,6 +82,8 @@ export interface LayerScene {
   traces?: { start: number; page: number } | null;
   /** As DICOM names it: "CT" has windows that everybody knows. */
   modality?: string;
+  /** Of shapes that can be drawn and changed. */
+  document?: DocumentScene;
 }
 
 /** Whether the stored pixels are the colours that are shown, so that there is no contrast to choose. */

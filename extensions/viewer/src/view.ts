@@ -11,8 +11,11 @@ import "./viewer.css";
 import { CachedTransport } from "./cache.ts";
 import { dragWindow } from "./contrast.ts";
 import { button, make } from "./dom.ts";
+import { Annotator } from "./drawing/annotator.ts";
+import { DocumentLayer } from "./drawing/layer.ts";
 import { Frame, grouped, niceLength, sayLength, tidy } from "./frame.ts";
 import { actOf, Help, type Key } from "./keys.ts";
+import { Measures } from "./measures.ts";
 import { Panel } from "./panel.ts";
 import { Probe } from "./probe.ts";
 import { RasterLayer } from "./raster.ts";
@@ -28,6 +31,8 @@ const BAR_PX = 110;
 const NARROW_PX = 600;
 const TOOLS_PX = 46;
 const OVERVIEW_PX = 140;
+// A level is shown up to this many of its pixels for one of the screen.
+const FINEST = 1.25;
 const MOST_ZOOM = 16;
 
 export interface ViewOptions {
@@ -36,10 +41,14 @@ export interface ViewOptions {
   reopen?: () => void;
 }
 
+type AnyLayer = RasterLayer | ShapesLayer | DocumentLayer;
+type Annotated = ShapesLayer | DocumentLayer;
+
 export class ViewerView {
   private readonly transport: CachedTransport;
   private readonly frame: Frame;
-  private layers: (RasterLayer | ShapesLayer)[];
+  private readonly measures: Measures;
+  private layers: AnyLayer[];
   private readonly panel: Panel;
   private readonly table: AnnotationTable;
   private readonly root = make("div", { class: "dhlab-viewer", "data-lm-suppress-shortcuts": "true" });
@@ -55,12 +64,15 @@ export class ViewerView {
   private readonly alert = make("div", { class: "dhv-alert", role: "alert", hidden: true });
   private readonly alertText = make("span");
   private readonly tip = make("div", { class: "dhv-tip", role: "tooltip", hidden: true });
+  /** What belongs to drawing, between the layers and the table. */
+  private readonly cards = make("div");
+  private annotator: Annotator | undefined;
+  private pointerAt: number[] = [0, 0];
   private readonly map: Map;
   private readonly view: View;
   private readonly observer: ResizeObserver;
   private readonly probe: Probe;
   private readonly help: Help;
-  private readonly keys: Key[];
   private readonly unfollow: () => void;
   private readonly reopen: () => void;
   private settings: Settings;
@@ -81,19 +93,20 @@ export class ViewerView {
     this.index = model.get("index") as Record<string, number>;
     this.transport = new CachedTransport(transport);
     this.frame = new Frame(base);
+    this.measures = new Measures(this.frame);
     this.layers = scene.map((layer) => this.makeLayer(layer));
     this.table = new AnnotationTable({
       go: (layer, hit) => this.goTo(layer, hit),
       point: (layer, hit) => layer.mark(hit),
-      area: (pixels) => this.sayArea(pixels),
+      area: (pixels) => this.measures.area(pixels * this.frame.info.aspect[0] * this.frame.info.aspect[1]),
     }, model.get("height") === null);
     this.panel = new Panel(scene, {
       change: (id, changes) => this.change(id, changes),
       slice: (axis, at) => this.slice(axis, at),
-    }, this.table.element);
+      classes: ({ id }) => (this.annotator?.layer.scene.id === id ? this.annotator.card : null),
+    }, [this.cards, this.table.element]);
     this.probe = new Probe(() => this.rasters, this.transport, (text) => (this.value.textContent = text));
-    this.keys = this.makeKeys();
-    this.help = new Help(this.keys);
+    this.help = new Help(() => this.keys());
     this.stage.setAttribute("aria-label", `${base.name}: drag or arrow keys pan, plus and minus zoom, question mark for help`);
     this.unfollow = followTheme(this.root);
     this.lay(el);
@@ -125,8 +138,10 @@ export class ViewerView {
         display: base.display ?? [0, 255],
         read: () => this.settings[String(base.id)]!,
         change: (changes) => this.change(base.id, changes),
+        free: () => (this.stage.dataset.tool ?? "pan") === "pan",
       });
     }
+    this.annotate(scene);
     this.listen();
     this.observer = new ResizeObserver(() => this.resized());
     this.observer.observe(this.stage);
@@ -141,6 +156,7 @@ export class ViewerView {
     this.observer.disconnect();
     for (const [event, act] of this.traits) this.model.off(event, act as never);
     this.probe.leave();
+    this.annotator?.close();
     this.unfollow();
     for (const layer of [...this.layers, this.small]) layer?.close();
     this.transport.close();
@@ -153,15 +169,43 @@ export class ViewerView {
     return this.layers.filter((layer) => layer instanceof RasterLayer);
   }
 
-  private get shapes(): ShapesLayer[] {
-    return this.layers.filter((layer) => layer instanceof ShapesLayer);
+  private get shapes(): Annotated[] {
+    return this.layers.filter((layer) => !(layer instanceof RasterLayer)) as Annotated[];
+  }
+
+  /** Let people draw on the topmost document, if there is one. */
+  private annotate(scene: LayerScene[]): void {
+    const document = this.layers.filter((layer) => layer instanceof DocumentLayer).at(-1);
+    if (document === this.annotator?.layer) {
+      this.annotator?.renew();
+      return;
+    }
+    this.annotator?.close();
+    this.annotator = document && new Annotator({
+      map: this.map, frame: this.frame, model: this.model, stage: this.stage, measures: this.measures,
+      level: (resolution) => Math.max(0, this.frame.info.resolutions.filter((one) => one <= resolution * FINEST).length - 1),
+      go: (extent) => this.show(extent),
+      tip: (lines) => this.tipBeside(lines?.map((line) => make("div", {}, line)) ?? []),
+      hide: (hidden) => this.change(document.scene.id, { hidden }),
+    }, document);
+    this.root.classList.toggle("dhv-drawable", this.annotator !== undefined);
+    if (this.annotator) {
+      this.stage.append(this.annotator.bar.element);
+      this.cards.append(...this.annotator.cards);
+    }
+    this.panel.list(scene);
   }
 
   /** Bring a shape into the middle, as large as lets its surroundings be seen. */
-  private goTo(layer: ShapesLayer, hit: Hit): void {
+  private goTo(layer: Annotated, hit: Hit): void {
     const extent = layer.extent(hit);
     if (!extent) return;
     this.stage.focus();
+    if (layer === this.annotator?.layer && hit.id !== undefined) this.annotator.choose(hit.id);
+    this.show(extent);
+  }
+
+  private show(extent: Extent): void {
     const [width = 0, height = 0] = this.map.getSize() ?? [];
     this.view.fit(extent, { padding: [height / 4, width / 4, height / 4, width / 4], minResolution: 0.5, duration: glide(300) });
   }
@@ -175,12 +219,14 @@ export class ViewerView {
       const known = this.layers.find((one) => one.scene.id === layer.id);
       if (!known || !fits(known.scene, layer)) return this.makeLayer(layer);
       left.delete(known);
-      if ((known.scene.revision ?? 0) !== (layer.revision ?? 0)) known.renew(layer);
+      const changed = known instanceof DocumentLayer || (known.scene.revision ?? 0) !== (layer.revision ?? 0);
+      if (changed) known.renew(layer);
       return known;
     });
     for (const layer of left) layer.close();
     this.map.setLayers(this.layers.map((layer) => layer.layer as BaseLayer));
     this.hover(null);
+    this.annotate(scene);
     this.panel.list(scene);
     if (scene.length > before) this.showPanel();
     this.refresh();
@@ -192,9 +238,10 @@ export class ViewerView {
     this.panel.element.hidden = !useful || this.root.clientWidth < NARROW_PX;
   }
 
-  private makeLayer(layer: LayerScene): RasterLayer | ShapesLayer {
+  private makeLayer(layer: LayerScene): AnyLayer {
     const own = this.settings[String(layer.id)]!;
     const fail = (message: string): void => this.say(message);
+    if (layer.document) return new DocumentLayer(layer, this.frame, this.transport, own, fail);
     if (layer.kind === "shapes") return new ShapesLayer(layer, this.frame, this.transport, own, fail);
     return new RasterLayer(layer, this.frame, this.transport, { settings: own, index: this.index }, fail);
   }
@@ -230,10 +277,10 @@ export class ViewerView {
       button("Zoom in", "plus", () => this.zoomBy(2), "+"),
       button("Zoom out", "minus", () => this.zoomBy(0.5), "-"),
       button("Show all", "fit", () => this.fit(), "0"),
-      button("Rotate by 90°", "rotate", () => this.rotateBy(90), "R"),
+      button("Rotate by 90°", "rotate", () => this.rotateBy(90), "Shift+R"),
       button("Full screen", "full", () => this.toggleFull(), "F"),
-      button("Layers", "layers", () => this.togglePanel(), "L"),
-      button("Save the view as PNG", "photo", () => this.save(), "S"),
+      button("Layers", "layers", () => this.togglePanel(), "Shift+L"),
+      button("Save the view as PNG", "photo", () => this.save(), "Shift+S"),
       button("Keys and mouse", "help", () => this.help.toggle(), "?"),
     );
     const shut = button("Dismiss", "close", () => (this.alert.hidden = true));
@@ -246,7 +293,7 @@ export class ViewerView {
     });
     this.alert.append(this.alertText, again, shut);
     this.status.append(make("span", { class: "dhv-scale" }, this.bar, this.barLabel), this.magnification, this.place, this.value);
-    this.stage.append(tools, this.status, this.alert, this.tip, this.help.element);
+    this.stage.append(tools, this.status, this.alert, this.tip, this.help.element, make("div", { class: "dhv-cross", "aria-hidden": "true" }));
     this.root.append(this.stage, this.panel.element);
     this.setHeight();
     this.root.classList.toggle("dhv-traces", Boolean(this.frame.base.traces));
@@ -272,6 +319,10 @@ export class ViewerView {
     this.map.on("rendercomplete", () => this.table.update(this.shapes));
     this.map.on("loadend", () => this.eachRaster((layer, resolution, extent) => void layer.prefetch(resolution, extent)));
     this.map.on("pointermove", (event) => this.point(event));
+    this.stage.addEventListener("pointermove", (event) => {
+      const { left, top } = this.stage.getBoundingClientRect();
+      this.pointerAt = [event.clientX - left, event.clientY - top];
+    }, { capture: true });
     this.stage.addEventListener("pointerleave", () => {
       this.place.textContent = "";
       this.probe.leave();
@@ -285,24 +336,33 @@ export class ViewerView {
 
   private type(event: KeyboardEvent): void {
     event.stopPropagation();
-    if (event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement) return;
-    const act = actOf(this.keys, event);
+    const { target } = event;
+    if (target instanceof HTMLInputElement && ["text", "number"].includes(target.type)) return;
+    const control = target instanceof HTMLInputElement || target instanceof HTMLSelectElement;
+    if (control && !event.ctrlKey && !event.metaKey) return;
+    // What has the focus wants these for itself.
+    if (target !== this.stage && [" ", "Enter"].includes(event.key)) return;
+    if (this.annotator?.type(event)) {
+      event.preventDefault();
+      return;
+    }
+    const act = actOf(Object.values(this.keys()).flat(), event);
     if (act) {
       event.preventDefault();
       act();
     }
   }
 
-  private makeKeys(): Key[] {
+  /** What keys do, by the names of groups. */
+  private keys(): Record<string, Key[]> {
     const windowed = !isPlain(this.frame.base);
     const slices = Object.values(this.frame.info.axes).some((length) => length > 1);
-    return [
+    const view: Key[] = [
       { keys: [], shown: "drag or arrow keys", does: "Pan" },
       { keys: [], shown: "wheel or + or -", does: "Zoom" },
       ...(windowed ? [] : [{ keys: [], shown: "Shift drag", does: "Zoom to a rectangle" }]),
       { keys: ["0", "Home"], shown: "0", does: "Show all", act: () => this.fit() },
-      { keys: ["r"], shown: "R", does: "Rotate by 90°", act: () => this.rotateBy(90) },
-      { keys: ["R"], shown: "Shift R", does: "Rotate back by 90°", act: () => this.rotateBy(-90) },
+      { keys: ["R"], shown: "Shift R", does: "Rotate by 90°", act: () => this.rotateBy(90) },
       { keys: [], shown: "Alt Shift drag", does: "Rotate freely" },
       ...(windowed ? [{ keys: [], shown: "right drag or Shift drag", does: "Window (across) and level (up and down)" }] : []),
       ...(slices
@@ -312,10 +372,11 @@ export class ViewerView {
           ]
         : []),
       { keys: ["f"], shown: "F", does: "Full screen", act: () => this.toggleFull() },
-      { keys: ["l"], shown: "L", does: "Layers", act: () => this.togglePanel() },
-      { keys: ["s"], shown: "S", does: "Save the view as PNG", act: () => this.save() },
+      { keys: ["L"], shown: "Shift L", does: "Layers", act: () => this.togglePanel() },
+      { keys: ["S"], shown: "Shift S", does: "Save the view as PNG", act: () => this.save() },
       { keys: ["?"], shown: "?", does: "This help", act: () => this.help.toggle() },
     ];
+    return { View: view, ...this.annotator?.keys() };
   }
 
   private save(): void {
@@ -504,41 +565,40 @@ export class ViewerView {
       this.place.textContent = pixels + lengths;
       this.probe.read(event.pixel, [y, x], this.index);
     }
+    if (event.dragging) this.probe.leave();
+    if (this.annotator?.busy) return;
     if (event.dragging) {
-      this.probe.leave();
       this.hover(null);
       return;
     }
     const hits = this.shapes.reverse().map((layer) => ({ layer, hit: layer.hit(event.coordinate, this.view.getResolution() ?? 1) }));
-    this.hover(hits.find(({ hit }) => hit) ?? null, event.pixel);
+    this.hover(hits.find(({ hit }) => hit) ?? null);
   }
 
-  private hover(found: { layer: ShapesLayer; hit: Hit | null } | null, pixel: number[] = [0, 0]): void {
-    for (const layer of this.layers) {
-      if (layer instanceof ShapesLayer) layer.mark(layer === found?.layer ? found.hit : null);
+  private hover(found: { layer: Annotated; hit: Hit | null } | null): void {
+    for (const layer of this.shapes) layer.mark(layer === found?.layer ? found.hit : null);
+    if (!found?.hit) {
+      this.tipBeside([]);
+      return;
     }
-    this.tip.hidden = !found?.hit;
-    if (!found?.hit) return;
     const { name, title, score, area } = found.hit;
     const lines: HTMLElement[] = [make("strong", {}, name)];
     if (title && title !== name) lines.push(make("div", {}, title));
     if (score !== undefined) lines.push(make("div", {}, `score ${tidy(score, 3)}`));
-    if (area) lines.push(make("div", {}, this.sayArea(area)));
+    if (area) lines.push(make("div", {}, this.measures.area(area * this.frame.info.aspect[0] * this.frame.info.aspect[1])));
+    this.tipBeside(lines);
+  }
+
+  /** Say something beside the pointer; nothing where there are no lines. */
+  private tipBeside(lines: HTMLElement[]): void {
+    this.tip.hidden = !lines.length;
+    if (!lines.length) return;
     this.tip.replaceChildren(...lines);
+    const pixel = this.pointerAt;
     const [width = 0, height = 0] = this.map.getSize() ?? [];
     const box = this.tip.getBoundingClientRect();
     this.tip.style.left = `${Math.min(pixel[0]! + 14, width - box.width - 6)}px`;
     this.tip.style.top = `${Math.min(pixel[1]! + 14, height - box.height - 6)}px`;
-  }
-
-  /** An area of level-0 pixels in words. */
-  private sayArea(pixels: number): string {
-    const { spacing, unit } = this.frame.info;
-    const { metre } = this.frame.base;
-    const value = pixels * spacing[0] * spacing[1];
-    if (!metre) return `${tidy(value, 4)} ${unit}²`;
-    const square = value * metre * metre;
-    return square >= 1e-8 ? `${tidy(square / 1e-6, 3)} mm²` : `${tidy(square / 1e-12, 3)} µm²`;
   }
 
   /** Tell the person at the screen of a fault. */
@@ -555,6 +615,9 @@ function glide(duration: number): number {
 
 /** Whether a layer can show another thing as it stands. */
 function fits(one: LayerScene, other: LayerScene): boolean {
-  const [a, b] = [one, other].map(({ kind, scale, offset, info, classes }) => JSON.stringify([kind, scale, offset, info, classes.length]));
+  const [a, b] = [one, other].map(({ kind, scale, offset, info, classes, document }) =>
+    // The classes of a document come and go.
+    JSON.stringify([kind, scale, offset, info, document ? document.path : classes.length]),
+  );
   return a === b;
 }

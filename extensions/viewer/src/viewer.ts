@@ -19,5 +19,5 @@ function sourceOf(model: Model, id: number): LayerSource | null {
   const { layers } = model.get("_scene") as { layers: LayerScene[] };
   const layer = layers.find((one) => one.id === id);
   const sliced = Object.values(layer?.info?.axes ?? {}).some((length) => length > 1);
-  return layer && (layer.base || !sliced) ? (layer.source ?? null) : null;
+  return layer && !layer.document && (layer.base || !sliced) ? (layer.source ?? null) : null;
 }
