@@ -11,10 +11,10 @@ from PIL import Image
 
 import dhlab as dh
 from dhlab import phantoms
+from dhlab.cache import ByteCache
 from dhlab.display import class_color, heat_colors
 from dhlab.errors import BadFileError, BadShapeError, BadValueError, UnknownNameError
 from dhlab.scan import Scan
-from dhlab.view.cache import ByteCache
 from dhlab.view.tiles import Style, TileSource, read_plane, to_rgba
 
 RNG = np.random.default_rng(7)

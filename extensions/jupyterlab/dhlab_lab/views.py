@@ -9,8 +9,8 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from dhlab.cache import ByteCache
 from dhlab.errors import BadFileError, DHLabError, NotFoundError
-from dhlab.view.cache import ByteCache
 from dhlab_lab.access import Refused
 
 if TYPE_CHECKING:

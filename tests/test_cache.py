@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dhlab.view.cache import ByteCache
+from dhlab.cache import ByteCache
 
 
 def test_the_cache_keeps_to_its_budget_and_drops_the_oldest() -> None:
