@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from dhlab.scan import Scan
 
-__all__ = ["Display", "class_color", "default_display", "thumbnail", "to_rgb"]
+__all__ = ["Display", "channel_color", "class_color", "default_display", "thumbnail", "to_rgb"]
 
 # Okabe and Ito's colour-blind safe palette, darkest last (https://jfly.uni-koeln.de/color/).
 CLASS_COLORS = (
@@ -49,6 +49,15 @@ class Display:
 def class_color(index: int) -> tuple[int, int, int]:
     """Return the RGB colour of a class by its index."""
     return CLASS_COLORS[index % len(CLASS_COLORS)]
+
+
+def channel_color(scan: Scan, index: int) -> tuple[int, int, int]:
+    """Return the RGB colour of a class of a heat map: what ``meta["class_colors"]`` says, else that of its index."""
+    known = scan.meta.get("class_colors") or ()
+    if index >= len(known):
+        return class_color(index)
+    red, green, blue = known[index]
+    return red, green, blue
 
 
 def default_display(scan: Scan) -> Display:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dhlab.annotations import Annotations
-from dhlab.display import class_color, default_display, thumbnail
+from dhlab.display import channel_color, class_color, default_display, thumbnail
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.scan import Scan
 from dhlab.view.layers import LENGTHS, Placement, locate, shapes_of
@@ -232,11 +232,11 @@ def _entries(scan: Scan, style: Style | None) -> list[_Entry]:
         return [_Entry(name, class_color(i)) for i, name in enumerate(names)]
     if scan.kind == "heatmap":
         if style.channel is None and len(names) > 1:
-            return [_Entry(n, class_color(i)) for i, n in enumerate(names) if n.lower() != "background"]
+            return [_Entry(n, channel_color(scan, i)) for i, n in enumerate(names) if n.lower() != "background"]
         channel = style.channel or 0
         name = names[channel] if names else scan.name
         display, one = default_display(scan), 255 if scan.dtype == np.uint8 else 1  # uint8 stores a score of 1 as 255
-        return [_Entry(name, class_color(channel), style.colors, display.low / one, display.high / one)]
+        return [_Entry(name, channel_color(scan, channel), style.colors, display.low / one, display.high / one)]
     return []
 
 

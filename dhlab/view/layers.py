@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dhlab.annotations import Annotations
-from dhlab.display import class_color, default_display
+from dhlab.display import channel_color, default_display
 from dhlab.errors import BadValueError
 from dhlab.scan import Scan
 
@@ -184,7 +184,7 @@ def _scan_layers(scan: Scan) -> list[LayerData]:
         return [(arrays(None), meta | {"colormap": "inferno" if heat else "gray", "opacity": 1 - heat / 2}, "image")]
     layers: list[LayerData] = []
     for number, channel in enumerate(scan.channels):
-        red, green, blue = (v / 255 for v in class_color(number))
+        red, green, blue = (v / 255 for v in channel_color(scan, number))
         extra = {
             "name": f"{scan.name} {channel}",
             "colormap": {"name": f"{channel} {number}", "colors": [[0, 0, 0, 0], [red, green, blue, 1]]},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dhlab.annotations import Annotations
-from dhlab.display import class_color
+from dhlab.display import channel_color
 from dhlab.io.opened import file_of
 from dhlab.view.editing import describe_document
 from dhlab.view.layers import LENGTHS, locate, shapes_of
@@ -75,7 +75,7 @@ def describe_layer(layer: Layer, base: Scan | None) -> dict[str, Any]:
     file = file_of(thing)
     return common | {
         "kind": thing.kind,
-        "classes": [{"name": n, "color": list(class_color(i))} for i, n in enumerate(names)],
+        "classes": [{"name": n, "color": list(channel_color(thing, i))} for i, n in enumerate(names)],
         "maps": _color_stops(),
         "display": [layer.tiles.display.low, layer.tiles.display.high],
         "modality": str(thing.meta.get("modality") or ""),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dhlab.display import Display, class_color, default_display, heat_colors, to_rgb
+from dhlab.cache import ByteCache
+from dhlab.display import Display, channel_color, default_display, heat_colors, to_rgb
 from dhlab.errors import BadShapeError, BadValueError, UnknownNameError, suggest
 from dhlab.io.tilelevel import TileLevel
-from dhlab.view.cache import ByteCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -701,14 +701,14 @@ def _color_scores(plane: NDArray[Any], scan: Scan, style: Style, rgba: NDArray[n
     if style.channel is None and unit.shape[-1] > 1:
         winner = unit.argmax(-1)
         best = unit.max(-1)
-        table = np.array([class_color(i) for i in range(unit.shape[-1])], np.uint8)
+        table = np.array([channel_color(scan, i) for i in range(unit.shape[-1])], np.uint8)
         rgba[..., :3] = table[winner]
         silent = [i for i, name in enumerate(scan.channels) if name.lower() == "background"]
         best = np.where(np.isin(winner, silent), 0, best) if silent else best
     else:
         channel = style.channel or 0
         best = unit[..., channel]
-        rgba[..., :3] = color_map(style.colors, class_color(channel))[np.rint(best * 255).astype(np.uint8)]
+        rgba[..., :3] = color_map(style.colors, channel_color(scan, channel))[np.rint(best * 255).astype(np.uint8)]
     rgba[..., 3] = np.rint(np.minimum(1, best * 1.5) * 255 * (best >= max(style.threshold, 1 / 512)))
 
 
