@@ -62,6 +62,9 @@ class ModelCard:
         Of a regression, per number: scores are logits times `target_std` plus `target_mean`. Empty until trained.
     output_stride
         Window pixels per pixel of a segmentation, the same along all axes.
+    margin
+        Of a segmentation, pixels along the rim of a window whose scores lack what lies beyond it: `predict` takes
+        them from the next window, wherever there is one.
     input_layout
         ``"window"``: the network takes windows as stored through dhlab's own normalisation (an ONNX graph of this
         kind holds it and gives scores). ``"channels_first"``: an ONNX graph from elsewhere that takes normalised
@@ -112,6 +115,7 @@ class ModelCard:
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
     output_stride: int = 1
+    margin: int = 0
     input_layout: str = "window"
     architecture_options: Mapping[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
@@ -160,6 +164,8 @@ class ModelCard:
         self._expect("output_stride", type(self.output_stride) is int and self.output_stride > 0, "pixels, >= 1")
         divides = all(t % self.output_stride == 0 for t in self.tile)
         self._expect("output_stride", divides, f"a divisor of the tile {self.tile}")
+        narrow = type(self.margin) is int and 0 <= 2 * self.margin < min(self.tile)
+        self._expect("margin", narrow, f"pixels, less than half of the tile {self.tile}")
 
     @property
     def window_axes(self) -> str:

@@ -47,6 +47,7 @@ MEMORY_LIMIT = 2 << 30
 BATCH_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 22}
 # Batches that may be read ahead, and bands that may wait for the disk.
 READ_AHEAD, WRITE_BEHIND = 3, 2
+NEXT_TO_NOTHING = 1e-6
 # Raised when a change of method would make a continued run differ from one in a single go.
 METHOD = 2
 
@@ -145,6 +146,7 @@ class _Plan:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
+    margin: int
     batch_size: int
     group: int  # window rows that are computed together, so that narrow scans fill a batch
 
@@ -159,6 +161,7 @@ class _Plan:
         batch_size: int | None,
         device: torch.device,
     ) -> _Plan:
+        overlap = max(overlap, 2 * card.margin / min(card.tile))
         grid = TileGrid.cover(scan, card.tile, spacing=spacing_for(card, scan), overlap=overlap)
         step = card.output_stride if card.task == "segmentation" else 1
         grid = replace(grid, stride=tuple(max(step, s // step * step) for s in grid.stride))
@@ -175,7 +178,16 @@ class _Plan:
         batch = batch_size or max(1, min(1024, pixels // math.prod(card.tile)))
         group = max(1, min(grid.shape[0], batch // math.prod(grid.shape[1:])))
         grid = grid if within is None else grid.within(within)
-        return cls(grid, tile, stride, shape, tuple(spacing.tolist()), tuple(origin.tolist()), batch, group)
+        margin = -(-card.margin // step) if card.task == "segmentation" else 0
+        return cls(grid, tile, stride, shape, tuple(spacing.tolist()), tuple(origin.tolist()), margin, batch, group)
+
+    def weights(self, device: torch.device) -> Tensor:
+        """Return how much each pixel of a window counts: in the margin only where no other window is."""
+        weights = gaussian_weights(self.tile, device=device)
+        for axis in range(len(self.tile)):
+            for rim in (weights.narrow(axis, 0, self.margin), weights.narrow(axis, -self.margin, self.margin)):
+                rim *= NEXT_TO_NOTHING
+        return weights
 
     def steps(self, bands: list[tuple[int, int]]) -> Iterator[_Step]:
         """Yield the work for runs of heat-map rows ``[low, high)``; batches never depend on where a run begins."""
@@ -279,7 +291,7 @@ class _Canvas:
     def __init__(self, plan: _Plan, classes: int, device: torch.device) -> None:
         height = (plan.group - 1) * plan.stride[0] + plan.tile[0]
         across = [(n - 1) * s + t for n, s, t in zip(plan.grid.shape, plan.stride, plan.tile, strict=True)][1:]
-        self.plan, self.weights = plan, gaussian_weights(plan.tile, device=device)
+        self.plan, self.weights = plan, plan.weights(device)
         self.sums = torch.zeros((classes + 1, height, *across), device=device)
         self.top = 0
 
@@ -315,7 +327,7 @@ class _Windows:
     """
 
     def __init__(self, plan: _Plan, classes: int, device: torch.device) -> None:
-        self.plan, self.weights = plan, gaussian_weights(plan.tile, device=device)
+        self.plan, self.weights = plan, plan.weights(device)
         self.none = torch.empty((0, classes, *plan.tile), device=device)
         self.kept: list[tuple[Tensor, NDArray[np.int64]]] = []
         self.top = 0

@@ -6,7 +6,7 @@ from dhlab.kernels.attention import GatedAttention, attention_pool, attention_po
 from dhlab.kernels.augment import augment, augment_reference
 from dhlab.kernels.blend import blend_windows, blend_windows_reference
 from dhlab.kernels.density import StainMap
-from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names
+from dhlab.kernels.filters import filter_bank, filter_bank_reference, filter_names, filter_reach
 from dhlab.kernels.losses import LossTerms, dice_ce_loss, focal_tversky_loss, loss_reference
 from dhlab.kernels.normalize import normalize, normalize_reference
 from dhlab.kernels.objects import Objects, connected_components, measure_objects, measure_objects_reference
@@ -49,6 +49,7 @@ __all__ = [
     "filter_bank",
     "filter_bank_reference",
     "filter_names",
+    "filter_reach",
     "focal_tversky_loss",
     "loss_reference",
     "macenko_fit",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FEATURES", "derivative_weights", "filter_bank", "filter_bank_reference", "filter_names"]
+__all__ = ["FEATURES", "derivative_weights", "filter_bank", "filter_bank_reference", "filter_names", "filter_reach"]
 
 FEATURES = {"gaussian": 1, "gradient": 1, "laplacian": 1, "structure": 2, "hessian": 2}
 SIGMAS = (0.7, 1.6, 3.5, 8.0)
@@ -152,6 +152,19 @@ def filter_names(
         name if FEATURES[name] == 1 else f"{name} {number + 1}" for name in features for number in range(FEATURES[name])
     ]
     return [f"{channel} {kind} {sigma:g}" for channel in channels for sigma in sigmas for kind in kinds]
+
+
+def filter_reach(sigma: float, *, truncate: float = 4.0) -> int:
+    """Return how far from a pixel, in pixels, others still count for its features.
+
+    Parameters
+    ----------
+    sigma
+        Largest standard deviation in pixels.
+    truncate
+        How many standard deviations the weights reach.
+    """
+    return _radius(sigma, truncate) + _radius(sigma * OUTER, truncate)
 
 
 def filter_bank_reference(
@@ -293,14 +306,17 @@ def _correlate(planes: Tensor, weights: Tensor, *, axis: int, odd: bool = False)
     size, radius = planes.shape[axis], len(weights) - 1
     index = torch.arange(-radius, size + radius, device=planes.device).clamp(0, size - 1)
     padded = planes.index_select(axis, index)
-    result = torch.zeros_like(planes) if odd else planes * weights[0].item()
-    for offset in range(1, radius + 1):
-        before, after = (padded.narrow(axis, radius + step, size) for step in (-offset, offset))
-        result = result + (after - before if odd else after + before) * weights[offset].item()
-    return result
+    whole = torch.cat(
+        [weights.flip(0)[:-1] * (-1 if odd else 1), weights * (torch.arange(radius + 1) > 0 if odd else 1)]
+    )
+    shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
+    kernel = whole.to(planes).reshape(shape)
+    return torch.nn.functional.conv2d(padded.flatten(0, 1)[:, None], kernel).reshape(planes.shape)
 
 
 def _eigenvalues(xx: Tensor, xy: Tensor, yy: Tensor) -> list[Tensor]:
     """Return the larger and the smaller eigenvalue of the symmetric matrices ``(xx, xy; xy, yy)``, ``(B, C, H, W)``."""
-    middle, spread = (xx + yy) / 2, torch.hypot((xx - yy) / 2, xy)
+    half = (xx - yy) / 2
+    # ONNX knows no hypot.
+    middle, spread = (xx + yy) / 2, (half * half + xy * xy).sqrt()
     return [middle + spread, middle - spread]

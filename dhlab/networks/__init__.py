@@ -9,6 +9,7 @@ from dhlab.networks.catalogue import find_source
 from dhlab.networks.compact import ConvClassifier, UNet
 from dhlab.networks.onnx import OnnxNet, open_onnx
 from dhlab.networks.parts import pool_features, split_head
+from dhlab.networks.pixels import FilterBankNet, Perceptron
 from dhlab.networks.published import find_published
 from dhlab.networks.recomputation import recompute
 from dhlab.networks.unet import EncoderUNet
@@ -19,8 +20,10 @@ __all__ = [
     "AttentionMIL",
     "ConvClassifier",
     "EncoderUNet",
+    "FilterBankNet",
     "Network",
     "OnnxNet",
+    "Perceptron",
     "UNet",
     "build_network",
     "find_published",

@@ -9,6 +9,7 @@ from dhlab.errors import BadValueError
 from dhlab.networks.attention import AttentionMIL
 from dhlab.networks.catalogue import build_classifier, find_source
 from dhlab.networks.compact import ConvClassifier, UNet
+from dhlab.networks.pixels import FilterBankNet
 from dhlab.networks.unet import EncoderUNet
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["NETWORKS", "build_network"]
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "cnn": ConvClassifier, "attention-mil": AttentionMIL}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": UNet,
+    "cnn": ConvClassifier,
+    "attention-mil": AttentionMIL,
+    "filter-bank": FilterBankNet,
+}
 LIMITS: dict[str, tuple[float, float]] = {"width": (1, 4096), "depth": (1, 5), "dropout": (0.0, 0.9)}
 GIVEN = ("dimensions", "channels", "classes", "tile")
 
