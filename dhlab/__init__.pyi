@@ -17,6 +17,7 @@ from .grid import TileGrid as TileGrid
 from .inference import predict as predict
 from .io import open as open
 from .io import save as save
+from .learner import Learner as Learner
 from .models import Model as Model
 from .models import create_model as create_model
 from .models import load_model as load_model
