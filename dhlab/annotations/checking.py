@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +18,12 @@ from dhlab.annotations.records import (
     PROPERTIES,
     REVIEW,
     geometries_of,
-    with_geometry_bytes,
+    geometry_bytes,
 )
 from dhlab.errors import BadFileError, BadValueError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,6 +34,7 @@ __all__ = ["REVIEWS", "check_changes", "check_color", "to_geometry_bytes"]
 
 REVIEWS = ("proposed", "accepted", "rejected")
 LONGEST_KEY = 200
+USUAL = frozenset(("exists", GEOMETRY, CLASS, REVIEW))
 DECIMALS = 2
 
 
@@ -65,7 +65,7 @@ def check_changes(
     """
     changes: list[Change] = []
     fresh: dict[str, RGB] = {}
-    known = state.colors()
+    known = state.labels()
     for item in wanted:
         key, after = _read(item)
         present, last = state.objects.get(key), state.objects.values.get(key, {})
@@ -76,8 +76,7 @@ def check_changes(
         if present is None:
             after = _create(key, {**dict.fromkeys(last), **created, **after})
         if (label := after.get(CLASS)) is not None:
-            name = _class_of(label)
-            after[CLASS] = {"name": name}
+            after[CLASS] = name = _class_of(label)
             if name not in known and name not in fresh:
                 fresh[name] = color_of(label if isinstance(label, dict) else {}, len(known) + len(fresh))
         _check_fields(key, after)
@@ -117,13 +116,14 @@ def to_geometry_bytes(geometries: NDArray[np.object_]) -> list[bytes]:
 def _read(item: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(item, Change):
         item = {item.kind: item.key, "after": item.after}
-    key, after = (item.get("object"), item.get("after")) if isinstance(item, Mapping) else (None, None)
-    if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY or not isinstance(after, Mapping):
+    key, after = (item.get("object"), item.get("after")) if isinstance(item, dict) else (None, None)
+    if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY or not isinstance(after, dict):
         raise BadValueError(
             f'a change of {str(item)[:80]}; expected {{"object": id, "after": {{field: value}}}}, the id being text of '
             f"at most {LONGEST_KEY} letters."
         )
-    return key, dict(with_geometry_bytes(after))
+    geometry = after.get(GEOMETRY)
+    return key, {**after, GEOMETRY: geometry_bytes(geometry)} if isinstance(geometry, dict) else dict(after)
 
 
 def _create(key: str, after: dict[str, Any]) -> dict[str, Any]:
@@ -134,9 +134,8 @@ def _create(key: str, after: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_fields(key: str, after: Mapping[str, Any]) -> None:
-    for name in after:
-        plain = name in ("exists", GEOMETRY) or name.startswith((PROPERTIES, OTHERS))
-        if not plain or name in (PROPERTIES, METADATA, OTHERS):
+    for name in after.keys() - USUAL:
+        if not name.startswith((PROPERTIES, OTHERS)) or name in (PROPERTIES, METADATA, OTHERS):
             raise BadValueError(
                 f"field {name!r} of object {key!r}; expected exists, geometry, properties/… or properties/metadata/…."
             )

@@ -34,6 +34,7 @@ from dhlab.annotations.records import (
     feature_bytes,
     geometries_of,
 )
+from dhlab.annotations.scanner import without_collector
 from dhlab.annotations.snapshot import identify, read_features
 from dhlab.annotations.store import FILE_TOOL, Store, Update
 from dhlab.annotations.undoing import reverse, stacks
@@ -55,6 +56,7 @@ SUFFIX = ".geojson"
 PAUSE_S = 0.2
 # The file follows an edit after this time, or after so many times what writing it takes.
 SAVE_AFTER_S, SAVE_SHARE = 0.5, 5.0
+LONGEST_SAVE_S = 60.0
 SHORTCUTS = "123456789"
 # Revisions that a front may lag behind before it asks for everything.
 JOURNAL = 10_000
@@ -111,7 +113,7 @@ class Document:
         self._parent = scan.as_parent()
         self._store = Store(path, self.scan_identity, geojson_offset(scan))
         self.read_only = self._store.why_read_only()
-        self._lock = threading.RLock()
+        self._lock, self._saving = threading.RLock(), threading.Lock()
         self._observers: list[Callable[[Update], None]] = []
         self._journal: list[tuple[int, Update]] = []
         self._journal_start = self.revision
@@ -206,7 +208,7 @@ class Document:
         """
         with self._lock:
             record = self._store.state.objects.get(key)
-            return None if record is None else feature_bytes(key, record, self._store.state.colors())
+            return None if record is None else feature_bytes(key, record, self._store.state.labels())
 
     def fields(self, key: str) -> dict[str, Any]:
         """Return the fields of an object, as `Change` names them; the geometry is JSON.
@@ -295,13 +297,13 @@ class Document:
             objects = {str(uuid.uuid4()): {GEOMETRY: to_geometry_bytes(object_array([annotations]))[0]}}
             colors = {}
         extra: dict[str, Any] = {"exists": True}
-        extra |= {CLASS: {"name": class_name}} if class_name is not None else {}
+        extra |= {CLASS: class_name} if class_name is not None else {}
         extra |= {REVIEW: review} if review is not None else {}
         changes = []
         for key, record in objects.items():
             after = {**record, **extra}
-            if (label := after.get(CLASS)) and label["name"] in colors:
-                after[CLASS] = {**label, "color": list(colors[label["name"]])}
+            if (name := after.get(CLASS)) in colors:
+                after[CLASS] = {"name": name, "color": list(colors[name])}
             changes.append(Change("object", key, {}, after))
         return self.apply(changes, tool=tool)
 
@@ -350,7 +352,7 @@ class Document:
         if unknown := set(fields) - set(known):
             raise UnknownNameError(f"no field {min(unknown)!r}.{suggest(min(unknown), known)}")
         if "class_name" in fields:
-            after[CLASS] = None if fields["class_name"] is None else {"name": fields["class_name"]}
+            after[CLASS] = fields["class_name"]
         after |= {PROPERTIES + "name": fields["name"]} if "name" in fields else {}
         after |= {REVIEW: fields["review"]} if "review" in fields else {}
         each: list[dict[str, Any]] = [dict(after) for _ in keys]
@@ -417,7 +419,7 @@ class Document:
         """
         who = author or self.author
         created = {METADATA + "author": who, METADATA + "time": _now()}
-        with self._lock:
+        with self._lock, without_collector():
             wanted, note = check_changes(changes, self._store.state, created)
             return self._commit(wanted, author=who, tool=tool, note=note, key=key) if wanted else None
 
@@ -485,7 +487,7 @@ class Document:
         with self._lock:
             edits = [self._store.edits[stamp] for stamp in sorted(self._store.edits)]
         if key is not None:
-            edits = [edit for edit in edits if key.encode() in edit.line and key in edit.objects]
+            edits = [edit for edit in edits if edit.touches(key)]
         return History(edits)
 
     def set_class(
@@ -558,15 +560,13 @@ class Document:
             known = state.known_classes()
             if name not in known:
                 raise UnknownNameError(f"no class {name!r}.{suggest(name, known)}")
-            users = [
-                key for key, fields in state.objects.present().items() if (fields.get(CLASS) or {}).get("name") == name
-            ]
+            users = [key for key, fields in state.objects.present().items() if fields.get(CLASS) == name]
             if users and (to is None or to == name):
                 have = "1 object has" if len(users) == 1 else f"{len(users):,} objects have"
                 raise BadValueError(
                     f'{have} the class {name!r}; expected another class for them: remove_class({name!r}, to="…").'
                 )
-            wanted = [Change("object", key, {}, {CLASS: {"name": to}}) for key in users]
+            wanted = [Change("object", key, {}, {CLASS: to}) for key in users]
             changes, _ = check_changes(wanted, state, {})
             changes.append(Change("class", name, dict(known[name]), {"exists": False}))
             return self._commit(changes, author=author or self.author, tool="class")
@@ -632,12 +632,19 @@ class Document:
         StorageError
             If it cannot be written. The edits are safe in the log.
         """
-        with self._lock:
+        with self._saving:
             started = time.monotonic()
-            self.poll()
-            if self._store.log.writer is not None and self._store.save():
-                self._unsaved_since = None
-            self._saving_takes = time.monotonic() - started
+            with self._lock:
+                self.poll()
+                plan = None if self._store.log.writer is None else self._store.plan()
+            if plan is None:
+                return
+            # Others go on editing while the file is written.
+            stamp = self._store.write(plan)
+            with self._lock:
+                whole = stamp is not None and self._store.finish(plan, stamp)
+                self._unsaved_since = None if whole else time.monotonic()
+                self._saving_takes = time.monotonic() - started
 
     def close(self) -> None:
         """Write the GeoJSON if need be, and stop looking for edits of others."""
@@ -645,15 +652,15 @@ class Document:
             if self._closed:
                 return
             self._closed = True
-            self._wake.set()
-            try:
-                if self._unsaved_since is not None:
-                    self.save()
-            finally:
-                self._store.log.close()
-                self._observers.clear()
+            self._observers.clear()
+        self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(2)
+            self._thread.join(LONGEST_SAVE_S)
+        try:
+            if self._unsaved_since is not None:
+                self.save()
+        finally:
+            self._store.log.close()
 
     def __enter__(self) -> Self:
         return self
@@ -684,7 +691,7 @@ class Document:
         return edit
 
     def _step(self, author: str, *, again: bool, key: str) -> Edit | None:
-        with self._lock:
+        with self._lock, without_collector():
             stack = stacks(self.history(), author)[again]
             return self._reverse(self._store.edits[stack[-1]], author, again=again, key=key) if stack else None
 
@@ -708,18 +715,21 @@ class Document:
     def _annotate(self, last: Annotations | None) -> Annotations:
         """Make annotations of all objects; those that did not change are taken from the last ones."""
         state = self._store.state
-        records, colors = state.objects.present(), state.colors()
-        stale = self._stale if last is not None else set()
-        changed = {key: records[key] for key in (stale if last is not None else records) if key in records}
-        parts = [annotate(changed, colors)] if changed else []
+        records, labels = state.objects.present(), state.labels()
+        parts = []
+        changed = records
         if last is not None:
-            parts.insert(0, last[~np.isin(last.ids.astype(str), list(stale))])
-        whole = Annotations.concat([part.on(self._parent) for part in parts]).on(self._parent)
+            parts.append(last[np.array([key not in self._stale for key in last.ids.tolist()], bool)])
+            changed = {key: records[key] for key in self._stale if key in records}
+        with without_collector():
+            parts += [annotate(changed, labels).on(self._parent)] if changed else []
+        whole = Annotations.concat(parts).on(self._parent)
         places = {key: place for place, key in enumerate(records)}
-        whole = whole[np.argsort([places[key] for key in whole.ids], kind="stable")]
-        names = tuple(colors)
+        whole = whole[np.argsort([places[key] for key in whole.ids.tolist()], kind="stable")]
+        names = tuple(labels)
         index = np.array([*(names.index(name) for name in whole.class_names), -1], np.int32)
-        return whole.replace(classes=index[whole.classes], class_names=names, class_colors=tuple(colors.values()))
+        colors = tuple(label["color"] for label in labels.values())
+        return whole.replace(classes=index[whole.classes], class_names=names, class_colors=colors)
 
     def _mark_unsaved(self) -> None:
         if self._store.log.writer is not None and self._unsaved_since is None:

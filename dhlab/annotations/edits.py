@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import orjson
 
+from dhlab.annotations.records import CLASS, METADATA, REVIEW, unpack_fields
 from dhlab.errors import BadFileError
 
 __all__ = ["Change", "Edit", "History", "Stamp"]
@@ -92,6 +93,10 @@ class Edit:
         """Ids of the objects that were changed."""
         return tuple(change.key for change in self.changes if change.kind == "object")
 
+    def touches(self, key: str) -> bool:
+        """Return whether an object was changed, by its id."""
+        return b'"object":' + orjson.dumps(key) in self.line
+
     @classmethod
     def make(
         cls,
@@ -106,13 +111,13 @@ class Edit:
         key: str = "",
         note: str = "",
     ) -> Edit:
-        """Make an edit and its line; `geometry` may be bytes of JSON."""
+        """Make an edit and its line."""
         head = {"clock": stamp[0], "writer": stamp[1], "author": author, "time": time, "tool": tool}
         head |= {"undoes": undoes} if undoes else {}
         head |= {"redoes": redoes} if redoes else {}
         head |= {"key": key} if key else {}
         items = [
-            {change.kind: change.key, "before": _writable(change.before), "after": _writable(change.after)}
+            {change.kind: change.key, "before": unpack_fields(change.before), "after": unpack_fields(change.after)}
             for change in changes
         ]
         line = orjson.dumps({**head, "changes": items})
@@ -200,23 +205,18 @@ def _words(change: Change) -> str:
     after = change.after
     if change.kind == "class":
         return f"class {change.key} {'removed' if after.get('exists') is False else 'set'}"
-    name = (after.get("properties/classification") or {}).get("name", "no class")
+    name = (after.get(CLASS) or {}).get("name", "no class")
     if after.get("exists") is not None:
         return f"drawn ({name})" if after["exists"] else "removed"
     parts = []
     for key in after:
-        if key == "properties/classification":
+        if key == CLASS:
             parts.append(f"class {name}")
-        elif key == "properties/metadata/review":
+        elif key == REVIEW:
             parts.append(str(after[key] or "review withdrawn"))
         else:
-            parts.append("comment" if key.startswith("properties/metadata/comment ") else key.rpartition("/")[2])
+            parts.append("comment" if key.startswith(METADATA + "comment ") else key.rpartition("/")[2])
     return ", ".join(dict.fromkeys(parts))
-
-
-def _writable(fields: Fields) -> Fields:
-    geometry = fields.get("geometry")
-    return {**fields, "geometry": orjson.Fragment(geometry)} if isinstance(geometry, bytes) else fields
 
 
 def _change(item: Any) -> Change:

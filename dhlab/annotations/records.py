@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,11 @@ import shapely
 
 from dhlab.annotations.coordinates import dumps, make_geometries
 from dhlab.annotations.features import class_name_of, to_annotations
-from dhlab.annotations.geojson import classification_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from numpy.typing import NDArray
 
-    from dhlab.annotations.collection import RGB, Annotations
+    from dhlab.annotations.collection import Annotations
 
 __all__ = [
     "CLASS",
@@ -27,18 +25,22 @@ __all__ = [
     "METADATA",
     "REVIEW",
     "Record",
+    "Records",
     "annotate",
     "equal_geometries",
     "feature_bytes",
     "geometries_of",
     "geometry_bytes",
+    "pack_fields",
     "to_feature",
     "to_record",
-    "with_geometry_bytes",
+    "unpack_fields",
 ]
 
-# Fields of one object by name; the geometry is bytes of JSON.
+# Fields of one object by name. In memory the geometry is bytes of JSON, the class its name: what holds nothing but
+# atoms costs the garbage collector nothing.
 Record = dict[str, Any]
+Records = Mapping[str, Mapping[str, Any]]
 GEOMETRY, PROPERTIES, METADATA, OTHERS = "geometry", "properties/", "properties/metadata/", "feature/"
 CLASS, REVIEW = "properties/classification", "properties/metadata/review"
 COORDINATES = b',"coordinates":'
@@ -55,10 +57,24 @@ def geometry_bytes(geometry: Mapping[str, Any], span: bytes | None = None) -> by
     return dumps(head)[:-1] + COORDINATES + (span or dumps(geometry["coordinates"])) + b"}"
 
 
-def with_geometry_bytes(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return fields of which the geometry is bytes, not a mapping."""
-    geometry = fields.get(GEOMETRY)
-    return {**fields, GEOMETRY: geometry_bytes(geometry)} if isinstance(geometry, dict) else fields
+def pack_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return fields as they are kept in memory, from JSON or from memory."""
+    packed: Record = {}
+    if isinstance(geometry := fields.get(GEOMETRY), dict):
+        packed[GEOMETRY] = geometry_bytes(geometry)
+    if isinstance(label := fields.get(CLASS), dict):
+        packed[CLASS] = class_name_of(label)
+    return {**fields, **packed} if packed else fields
+
+
+def unpack_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return fields as JSON says them, ready for `orjson`."""
+    unpacked: Record = {}
+    if isinstance(geometry := fields.get(GEOMETRY), bytes):
+        unpacked[GEOMETRY] = orjson.Fragment(geometry)
+    if isinstance(name := fields.get(CLASS), str):
+        unpacked[CLASS] = {"name": name}
+    return {**fields, **unpacked} if unpacked else fields
 
 
 def geometries_of(texts: Sequence[bytes], name: str = "the edit") -> NDArray[np.object_]:
@@ -80,7 +96,7 @@ def equal_geometries(ones: Sequence[bytes], others: Sequence[bytes]) -> NDArray[
 
 
 def to_record(feature: Mapping[str, Any], span: bytes | None) -> Record:
-    """Take a decoded feature apart into fields; of its class the name alone, `span` is the text of its coordinates."""
+    """Take a decoded feature apart into fields; `span` is the text of its coordinates, where that is at hand."""
     record: Record = {GEOMETRY: geometry_bytes(feature["geometry"], span)}
     if len(feature) > len(KNOWN):
         record.update((OTHERS + key, feature[key]) for key in feature if key not in KNOWN)
@@ -89,23 +105,30 @@ def to_record(feature: Mapping[str, Any], span: bytes | None) -> Record:
             record.update((METADATA + inner, content) for inner, content in value.items() if content is not None)
         elif key == "classification":
             if (name := class_name_of(value)) is not None:
-                record[CLASS] = {"name": name}
+                record[CLASS] = name
         elif value is not None and key != "childObjects":
             record[PROPERTIES + key] = value
     return record
 
 
-def to_feature(key: str, record: Mapping[str, Any], colors: Mapping[str, RGB]) -> dict[str, Any]:
-    """Return an object as a GeoJSON feature as QuPath writes it, its class in the colour that the document gives it.
+def to_feature(key: str, record: Mapping[str, Any], labels: Records) -> dict[str, Any]:
+    """Return an object as a GeoJSON feature as QuPath writes it; the geometry is still bytes of JSON.
 
-    The geometry is still bytes of JSON.
+    Parameters
+    ----------
+    key
+        Its id.
+    record
+        Its fields.
+    labels
+        The classification of every class by name.
     """
     feature: dict[str, Any] = {"type": "Feature", "id": key, "geometry": record[GEOMETRY]}
     properties: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     for field, value in record.items():
         if field == CLASS:
-            properties["classification"] = classification_of(value["name"], colors[value["name"]])
+            properties["classification"] = labels[value]
         elif field.startswith(METADATA):
             metadata[field.removeprefix(METADATA)] = value
         elif field.startswith(PROPERTIES):
@@ -116,15 +139,15 @@ def to_feature(key: str, record: Mapping[str, Any], colors: Mapping[str, RGB]) -
     return feature
 
 
-def feature_bytes(key: str, record: Mapping[str, Any], colors: Mapping[str, RGB]) -> bytes:
+def feature_bytes(key: str, record: Mapping[str, Any], labels: Records) -> bytes:
     """Return `to_feature` as JSON."""
-    return dumps(to_feature(key, {**record, GEOMETRY: orjson.Fragment(record[GEOMETRY])}, colors))
+    return dumps(to_feature(key, {**record, GEOMETRY: orjson.Fragment(record[GEOMETRY])}, labels))
 
 
-def annotate(records: Mapping[str, Mapping[str, Any]], colors: Mapping[str, RGB]) -> Annotations:
+def annotate(records: Records, labels: Records) -> Annotations:
     """Return objects as annotations; polygons without an area are left out, invalid ones mended."""
     bare, spans = _apart([record[GEOMETRY] for record in records.values()])
-    features = [to_feature(key, record, colors) for key, record in records.items()]
+    features = [to_feature(key, record, labels) for key, record in records.items()]
     for feature, shape in zip(features, bare, strict=True):
         feature["geometry"] = shape["geometry"]
     return to_annotations(features, spans, offset=(0.0, 0.0), strict=False, faults=Counter(), where=("the document", 0))

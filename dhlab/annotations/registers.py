@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dhlab.annotations.records import CLASS, GEOMETRY, with_geometry_bytes
+from dhlab.annotations.geojson import classification_of
+from dhlab.annotations.records import CLASS, GEOMETRY, pack_fields
 from dhlab.display import class_color
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from dhlab.annotations.collection import RGB
     from dhlab.annotations.edits import Change, Edit, Stamp
+    from dhlab.annotations.records import Records
 
 __all__ = ["Registers", "State"]
 
@@ -33,18 +34,22 @@ class Registers:
         Field without which a key does not exist: edits may know it in parts only.
     """
 
-    def __init__(self, values: Mapping[str, Mapping[str, Any]], essential: str) -> None:
+    def __init__(self, values: Records, essential: str) -> None:
         self._essential = essential
         self.values: dict[str, Mapping[str, Any]] = dict(values)
         self._stamps: dict[str, dict[str, Stamp]] = {}
 
     def write(self, key: str, fields: Mapping[str, Any], stamp: Stamp) -> None:
         """Write values of one key; None takes a field away."""
-        stamps = self._stamps.setdefault(key, {})
-        later = {name: value for name, value in fields.items() if stamps.get(name, OLDEST) <= stamp}
-        stamps.update(dict.fromkeys(later, stamp))
+        stamps = self._stamps.get(key, {})
+        later = fields
+        if stamps:
+            later = {name: value for name, value in fields.items() if stamps.get(name, OLDEST) <= stamp}
+        self._stamps[key] = {**stamps, **dict.fromkeys(later, stamp)}
         merged = {**self.values.get(key, {}), **later}
-        self.values[key] = {name: value for name, value in merged.items() if value is not None}
+        if None in later.values():
+            merged = {name: value for name, value in merged.items() if value is not None}
+        self.values[key] = merged
 
     def stamps(self, key: str) -> Mapping[str, Stamp]:
         """Return when each field of a key was written, of those that an edit wrote."""
@@ -72,34 +77,41 @@ class State:
         Fields by id and by name, before the first edit.
     """
 
-    def __init__(self, objects: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, objects: Records, classes: Records) -> None:
         self.objects, self.classes = Registers(objects, GEOMETRY), Registers(classes, "color")
         # Names that an edit gave to an object; the class itself may have been removed by somebody else meanwhile.
         self._given: set[str] = set()
+        self._labels: dict[str, dict[str, Any]] | None = None
 
     def merge(self, edit: Edit, changes: Iterable[Change]) -> tuple[list[str], bool]:
         """Write what an edit changed; return the ids of its objects, and whether it changed classes."""
-        ids, classes = [], False
+        ids, classes, given = [], False, len(self._given)
         for change in changes:
             if change.kind == "object":
-                self.objects.write(change.key, with_geometry_bytes(change.after), edit.stamp)
+                after = pack_fields(change.after)
+                self.objects.write(change.key, after, edit.stamp)
                 ids.append(change.key)
-                if label := change.after.get(CLASS):
-                    self._given.add(label["name"])
+                if name := after.get(CLASS):
+                    self._given.add(name)
             else:
                 self.classes.write(change.key, change.after, edit.stamp)
                 classes = True
+        if classes or len(self._given) > given:
+            self._labels = None
         return ids, classes
 
     def known_classes(self) -> dict[str, Mapping[str, Any]]:
         """Return the fields of every class that was set or that an object has, by name."""
         found = self.classes.present()
         if missing := self._given - found.keys():
-            used = {label["name"] for fields in self.objects.present().values() if (label := fields.get(CLASS))}
+            used = {fields.get(CLASS) for fields in self.objects.present().values()}
             for name in sorted(missing & used):
                 found[name] = {"color": class_color(len(found))}
         return found
 
-    def colors(self) -> dict[str, RGB]:
-        """Return the RGB colour of every known class by name."""
-        return {name: tuple(fields["color"]) for name, fields in self.known_classes().items()}
+    def labels(self) -> dict[str, dict[str, Any]]:
+        """Return the classification of every known class by name, as QuPath writes it."""
+        if self._labels is None:
+            known = self.known_classes()
+            self._labels = {name: classification_of(name, fields["color"]) for name, fields in known.items()}
+        return self._labels

@@ -12,7 +12,7 @@ import orjson
 from dhlab.annotations.collection import format_uuids
 from dhlab.annotations.coordinates import dumps
 from dhlab.annotations.features import check_features, class_name_of, color_of, flatten, moved
-from dhlab.annotations.records import GEOMETRY, Record, feature_bytes, geometry_bytes, to_record
+from dhlab.annotations.records import GEOMETRY, Record, Records, feature_bytes, geometry_bytes, to_record
 from dhlab.annotations.scanner import feature_blocks, without_collector
 from dhlab.errors import BadFileError
 
@@ -144,7 +144,7 @@ def read_features(
 
 
 def write_features(
-    objects: Mapping[str, Mapping[str, Any]], colors: Mapping[str, RGB], offset: Sequence[float], member: dict[str, Any]
+    objects: Records, labels: Records, offset: Sequence[float], member: dict[str, Any]
 ) -> Iterator[bytes]:
     """Yield the bytes of a document's file; `member` is what else it says of itself."""
     shift = (-float(offset[0]), -float(offset[1]))
@@ -153,7 +153,7 @@ def write_features(
     keys, separator = list(objects), b"\n"
     for first in range(0, len(keys), ROWS):
         lines = [
-            feature_bytes(key, _shifted(objects[key], shift) if any(shift) else objects[key], colors)
+            feature_bytes(key, _shifted(objects[key], shift) if any(shift) else objects[key], labels)
             for key in keys[first : first + ROWS]
         ]
         data = separator + b",\n".join(lines)

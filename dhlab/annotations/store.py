@@ -12,6 +12,7 @@ from dhlab.annotations.edits import Change, Edit
 from dhlab.annotations.log import EditLog, check_scan
 from dhlab.annotations.records import GEOMETRY, equal_geometries
 from dhlab.annotations.registers import State
+from dhlab.annotations.scanner import without_collector
 from dhlab.annotations.snapshot import Snapshot, read_snapshot, write_features
 from dhlab.atomic import atomic_file, storage_error
 from dhlab.errors import BadFileError, DHLabWarning
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
     from dhlab.annotations.edits import Stamp
     from dhlab.annotations.log import Heads
+    from dhlab.annotations.records import Records
 
 __all__ = ["Store", "Update", "places_of"]
 
 FILE_TOOL = "file"
+# Time of change, size and number of a file: another one differs in one of them.
+FileStamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,27 @@ class Update:
             tuple(dict.fromkeys(key for part in every for key in part.objects)),
             any(part.classes for part in every),
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written into a document's file.
+
+    Parameters
+    ----------
+    saved
+        Clock, and number of edits of each writer.
+    replaces
+        What the file is known by that this one follows.
+    objects, labels, member
+        As of `write_features`.
+    """
+
+    saved: tuple[int, Heads]
+    replaces: FileStamp | None
+    objects: Records
+    labels: Records
+    member: dict[str, Any]
 
 
 class _OvertakenError(Exception):
@@ -97,7 +122,8 @@ class Store:
         # The file holds these: so many of each writer by the clock, and what other programs have changed since.
         self._saved: tuple[int, Heads] = (0, {})
         self._outside: list[Edit] = []
-        self._merge(self.log.read())
+        with without_collector():
+            self._merge(self.log.read())
         if self.log.unfinished:
             warnings.warn(
                 f"{len(self.log.unfinished)} edit log(s) of {path.name} end within a line: what was not acknowledged "
@@ -151,44 +177,52 @@ class Store:
         parts = [part for part in (update, outside) if part is not None]
         return Update.join(parts) if parts else None
 
-    def save(self) -> bool:
-        """Write the file, and return whether that was done: not if another program is just writing it.
+    def plan(self) -> Plan | None:
+        """Return what the file should hold; None as long as another program is just writing it.
+
+        Raises
+        ------
+        StorageError
+            If what other programs have changed cannot be logged.
+        """
+        if not self._readable:
+            return None
+        if self._unlogged:
+            self.log.append(self._unlogged)
+            self._unlogged = []
+        saved = (self.clock, self.log.heads)
+        classes = [
+            {"name": name, "color": fields["color"], "shortcut": fields.get("shortcut", "")}
+            for name, fields in self.state.known_classes().items()
+        ]
+        member = {"scan": self.scan, "clock": saved[0], "heads": saved[1], "classes": classes}
+        return Plan(saved, self._file_stamp, self.state.objects.present(), self.state.labels(), member)
+
+    def write(self, plan: Plan) -> FileStamp | None:
+        """Write the file, and return what it is known by; None if somebody else did so meanwhile. Takes long.
 
         Raises
         ------
         StorageError
             If it cannot be written.
         """
-        if not self._readable:
-            return False
-        if self._unlogged:
-            self.log.append(self._unlogged)
-            self._unlogged = []
-        saved = (self.clock, self.log.heads)
-        classes = self.state.known_classes()
-        member = {
-            "scan": self.scan,
-            "clock": saved[0],
-            "heads": saved[1],
-            "classes": [
-                {"name": name, "color": fields["color"], "shortcut": fields.get("shortcut", "")}
-                for name, fields in classes.items()
-            ],
-        }
-        objects = self.state.objects.present()
         try:
             with atomic_file(self.path) as partial:
                 with partial.open("wb") as file:
-                    file.writelines(write_features(objects, self.state.colors(), self.offset, member))
+                    file.writelines(write_features(plan.objects, plan.labels, self.offset, plan.member))
                 stamp = _stamp_of(partial)
-                if _stamp_of(self.path) not in (self._file_stamp, None):
+                if _stamp_of(self.path) not in (plan.replaces, None):
                     raise _OvertakenError
         except _OvertakenError:
-            return False
+            return None
+        return stamp
+
+    def finish(self, plan: Plan, stamp: FileStamp) -> bool:
+        """Note that the file was written, and return whether it holds all there is."""
         self._file_stamp = stamp
-        self.log.mark_saved(saved)
-        self._saved, self._outside = saved, []
-        return True
+        self.log.mark_saved(plan.saved)
+        self._saved, self._outside = plan.saved, []
+        return self.log.heads == plan.saved[1] and not self._unlogged
 
     def why_read_only(self) -> str | None:
         """Return why nothing can be written here, or None; a file that leaves no trace is tried."""
@@ -296,7 +330,7 @@ def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:
     return changes
 
 
-def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+def _stamp_of(path: Path) -> FileStamp | None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -179,7 +179,7 @@ def _shape(geometry: BaseGeometry) -> dict[str, Any]:
 
 
 def _new(stroke: Stroke, geometry: BaseGeometry) -> Change:
-    label = {} if stroke.class_name is None else {CLASS: {"name": stroke.class_name}}
+    label = {} if stroke.class_name is None else {CLASS: stroke.class_name}
     return Change("object", stroke.create or str(uuid.uuid4()), {}, {"exists": True, **_shape(geometry), **label})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dhlab.annotations.edits import Change
-from dhlab.annotations.records import CLASS
+from dhlab.annotations.records import CLASS, pack_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,12 +69,13 @@ def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bo
     kept: Counter[str] = Counter()
     for change in edit.changes:
         registers = state.objects if change.kind == "object" else state.classes
-        old, new = (change.before, change.after) if again else (change.after, change.before)
+        old, new = map(pack_fields, (change.before, change.after) if again else (change.after, change.before))
         present = registers.values.get(change.key, {})
         stamps = registers.stamps(change.key)
-        others = {
-            authors.get(stamp, "") for name, stamp in stamps.items() if not _same(present.get(name), old.get(name))
-        } - {edit.author}
+        others = set()
+        if new.get("exists") is False:
+            changed = [name for name in stamps if not _same(present.get(name), old.get(name))]
+            others = {authors.get(stamps[name], "") for name in changed} - {edit.author}
         there = registers.get(change.key) is not None
         if change.kind == "object" and new.get("exists") is False:
             if there and not others:
@@ -106,12 +107,14 @@ def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bo
 
 def in_use(state: State, name: str) -> bool:
     """Return whether an object has a class."""
-    return any((fields.get(CLASS) or {}).get("name") == name for fields in state.objects.present().values())
+    return any(fields.get(CLASS) == name for fields in state.objects.present().values())
 
 
-def _same(present: Any, other: Any) -> bool:
-    one, two = (orjson.loads(value) if isinstance(value, bytes) else value for value in (present, other))
-    return one == two
+def _same(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    # The text of a geometry is what its file made of the numbers.
+    return isinstance(one, bytes) and isinstance(other, bytes) and orjson.loads(one) == orjson.loads(other)
 
 
 def _tell(kept: Counter[str]) -> str:

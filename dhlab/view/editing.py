@@ -177,15 +177,17 @@ def find(annotations: Annotations, wanted: Mapping[str, Any]) -> list[str]:
         keep &= inside
     if wanted.get("review"):
         keep &= annotations.reviews == wanted["review"]
+    found = annotations[keep]
+    ids: list[str] = found.ids.tolist()
     if text := str(wanted.get("text") or "").casefold():
-        keep[keep] = [text in _words(annotations, row) for row in np.flatnonzero(keep).tolist()]
-    ids: list[str] = annotations.ids[keep].tolist()
+        names = found.names.tolist()
+        ids = [key for row, key in enumerate(ids) if text in _words(key, names[row], found.metadata(row))]
     return ids
 
 
-def _words(annotations: Annotations, row: int) -> str:
-    comments = [str(value) for key, value in annotations.metadata(row).items() if key.startswith("comment ")]
-    return "\n".join([annotations.names[row] or "", annotations.ids[row], *comments]).casefold()
+def _words(key: str, name: str | None, metadata: Mapping[str, Any]) -> str:
+    comments = [str(value) for field, value in metadata.items() if field.startswith("comment ")]
+    return "\n".join([name or "", key, *comments]).casefold()
 
 
 def _feature(document: Document, key: str) -> dict[str, Any] | None:
