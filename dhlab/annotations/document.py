@@ -253,9 +253,14 @@ class Document:
             In level-0 pixels (x, y).
         """
         left, top, right, bottom = geometry.bounds
-        near = self.annotations.in_window((top, left), (bottom - top, right - left))
-        ids: list[str] = near.ids[shapely.intersects(near.geometries, geometry)].tolist()
-        return ids
+        with self._lock:
+            # The index of the last annotations still serves for what has not changed since.
+            known = self.annotations if self._annotations is None else self._annotations
+            near = known.in_window((top, left), (bottom - top, right - left)).ids.tolist()
+            keys = [key for key in near if key not in self._stale]
+            keys += [key for key in self._stale if self._store.state.objects.get(key) is not None]
+            touching = shapely.intersects(self.geometries(keys), geometry)
+        return [key for key, touches in zip(keys, touching.tolist(), strict=True) if touches]
 
     def add(
         self,
@@ -696,8 +701,7 @@ class Document:
             return self._reverse(self._store.edits[stack[-1]], author, again=again, key=key) if stack else None
 
     def _reverse(self, edit: Edit, author: str, *, again: bool, key: str) -> Edit:
-        authors = {stamp: one.author for stamp, one in self._store.edits.items()}
-        changes, note = reverse(edit, self._store.state, authors, again=again)
+        changes, note = reverse(edit, self._store.state, self._store.edits, again=again)
         tool, reference = ("redo", "redoes") if again else ("undo", "undoes")
         return self._commit(changes, author=author, tool=tool, note=note, key=key, **{reference: edit.stamp})
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["reverse", "stacks"]
 
 
-def stacks(edits: Iterable[Edit], author: str) -> tuple[list[Stamp], list[Stamp]]:
+def stacks(edits: Iterable[Edit], author: str) -> tuple[tuple[Stamp, ...], tuple[Stamp, ...]]:
     """Return what an author can undo and redo, the next one last.
 
     Parameters
@@ -29,8 +29,8 @@ def stacks(edits: Iterable[Edit], author: str) -> tuple[list[Stamp], list[Stamp]
     author
         Whose; what another program wrote into the file belongs to nobody.
     """
-    done: list[Stamp] = []
-    undone: list[Stamp] = []
+    done: dict[Stamp, None] = {}
+    undone: dict[Stamp, None] = {}
     for edit in edits:
         if edit.author != author or edit.tool == "file":
             continue
@@ -38,15 +38,15 @@ def stacks(edits: Iterable[Edit], author: str) -> tuple[list[Stamp], list[Stamp]
             source, target = (done, undone) if edit.undoes else (undone, done)
             stamp = edit.undoes or edit.redoes
             if stamp in source:
-                source.remove(stamp)
-                target.append(stamp)
+                del source[stamp]
+                target[stamp] = None
         else:
-            done.append(edit.stamp)
+            done[edit.stamp] = None
             undone.clear()
-    return done, undone
+    return tuple(done), tuple(undone)
 
 
-def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bool = False) -> tuple[list[Change], str]:
+def reverse(edit: Edit, state: State, edits: Mapping[Stamp, Edit], *, again: bool = False) -> tuple[list[Change], str]:
     """Return the changes that take an edit back, and what stays because others have changed it since.
 
     Parameters
@@ -55,8 +55,8 @@ def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bo
         The edit.
     state
         What there is now.
-    authors
-        Author by stamp of all edits.
+    edits
+        All edits by their stamps.
     again
         Make it once more instead.
 
@@ -67,6 +67,11 @@ def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bo
     """
     found: list[Change] = []
     kept: Counter[str] = Counter()
+
+    def author_of(stamp: Stamp | None) -> str:
+        edit = None if stamp is None else edits.get(stamp)
+        return "" if edit is None else edit.author
+
     for change in edit.changes:
         registers = state.objects if change.kind == "object" else state.classes
         old, new = map(pack_fields, (change.before, change.after) if again else (change.after, change.before))
@@ -75,7 +80,7 @@ def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bo
         others = set()
         if new.get("exists") is False:
             changed = [name for name in stamps if not _same(present.get(name), old.get(name))]
-            others = {authors.get(stamps[name], "") for name in changed} - {edit.author}
+            others = {author_of(stamps[name]) for name in changed} - {edit.author}
         there = registers.get(change.key) is not None
         if change.kind == "object" and new.get("exists") is False:
             if there and not others:
@@ -88,7 +93,7 @@ def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bo
                 after = {**new, **present, "exists": True}
                 found.append(Change(change.kind, change.key, {"exists": False}, after))
         elif not there and change.kind == "object":
-            kept[authors.get(stamps.get("exists", (0, "")), "")] += 1
+            kept[author_of(stamps.get("exists"))] += 1
         elif (
             change.kind == "class"
             and new.get("exists") is False
@@ -98,7 +103,7 @@ def reverse(edit: Edit, state: State, authors: Mapping[Stamp, str], *, again: bo
         else:
             names = [name for name in {**new, **old} if not _same(present.get(name), new.get(name))]
             free = [name for name in names if _same(present.get(name), old.get(name))]
-            kept.update({authors.get(stamps[name], "") for name in names if name not in free and name in stamps})
+            kept.update({author_of(stamps[name]) for name in names if name not in free and name in stamps})
             if free:
                 before, after = ({name: fields.get(name) for name in free} for fields in (present, new))
                 found.append(Change(change.kind, change.key, before, after))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import shapely
 
@@ -14,20 +13,6 @@ from dhlab.annotations import Document
 from dhlab.errors import BadValueError, StorageError, UnknownNameError
 
 SQUARE = shapely.box(10, 10, 110, 60)
-
-
-def make_scan(name: str = "slide", shape: tuple[int, int] = (900, 700)) -> dh.Scan:
-    return dh.Scan.from_array(np.zeros((*shape, 3), np.uint8), "yxc", spacing=0.5, unit="µm", name=name)
-
-
-@pytest.fixture
-def scan() -> dh.Scan:
-    return make_scan()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "slide.geojson"
 
 
 def contents(document: Document) -> dict[str, object]:
