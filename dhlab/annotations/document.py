@@ -22,7 +22,7 @@ from dhlab import env
 from dhlab.annotations.checking import check_changes, check_color, to_geometry_bytes
 from dhlab.annotations.collection import RGB, Annotations
 from dhlab.annotations.coordinates import object_array
-from dhlab.annotations.edits import Change, Edit, History
+from dhlab.annotations.edits import FILE_TOOL, Change, Edit, History
 from dhlab.annotations.geojson import geojson_bytes, geojson_offset
 from dhlab.annotations.records import (
     CLASS,
@@ -36,8 +36,8 @@ from dhlab.annotations.records import (
 )
 from dhlab.annotations.scanner import without_collector
 from dhlab.annotations.snapshot import identify, read_features
-from dhlab.annotations.store import FILE_TOOL, Store, Update
-from dhlab.annotations.undoing import reverse, stacks
+from dhlab.annotations.store import Store, Update
+from dhlab.annotations.undoing import next_step, reverse
 from dhlab.display import class_color
 from dhlab.errors import BadValueError, DHLabError, StorageError, UnknownNameError, suggest
 
@@ -475,11 +475,19 @@ class Document:
         with self._lock:
             return self._reverse(edit, author or self.author, again=False, key="")
 
-    def can_undo(self, author: str | None = None) -> tuple[int, int]:
-        """Return how many edits an author can undo, and redo."""
+    def can_undo(self, author: str | None = None) -> tuple[bool, bool]:
+        """Return whether there is something to undo, and to redo.
+
+        Parameters
+        ----------
+        author
+            For whom; by default for `author`.
+        """
         with self._lock:
-            done, undone = stacks(self.history(), author or self.author)
-        return len(done), len(undone)
+            undo, redo = (
+                next_step(reversed(self._store.ordered), author or self.author, again=again) for again in (False, True)
+            )
+        return undo is not None, redo is not None
 
     def history(self, key: str | None = None) -> History:
         """Return all edits, in order, or those of one object.
@@ -490,7 +498,7 @@ class Document:
             Id of the object.
         """
         with self._lock:
-            edits = [self._store.edits[stamp] for stamp in sorted(self._store.edits)]
+            edits = list(self._store.ordered)
         if key is not None:
             edits = [edit for edit in edits if edit.touches(key)]
         return History(edits)
@@ -697,8 +705,8 @@ class Document:
 
     def _step(self, author: str, *, again: bool, key: str) -> Edit | None:
         with self._lock, without_collector():
-            stack = stacks(self.history(), author)[again]
-            return self._reverse(self._store.edits[stack[-1]], author, again=again, key=key) if stack else None
+            stamp = next_step(reversed(self._store.ordered), author, again=again)
+            return None if stamp is None else self._reverse(self._store.edits[stamp], author, again=again, key=key)
 
     def _reverse(self, edit: Edit, author: str, *, again: bool, key: str) -> Edit:
         changes, note = reverse(edit, self._store.state, self._store.edits, again=again)

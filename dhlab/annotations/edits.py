@@ -12,11 +12,13 @@ import orjson
 from dhlab.annotations.records import CLASS, METADATA, REVIEW, unpack_fields
 from dhlab.errors import BadFileError
 
-__all__ = ["Change", "Edit", "History", "Stamp"]
+__all__ = ["FILE_TOOL", "Change", "Edit", "History", "Stamp"]
 
 # When a value was written: Lamport's clock, and the writer where two clocks are equal. Never the time of day.
 Stamp = tuple[int, str]
 Fields = Mapping[str, Any]
+# What an edit is made with that another program wrote into the file.
+FILE_TOOL = "file"
 ROWS_SHOWN = 50
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from bisect import insort
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dhlab.annotations.edits import Change, Edit
+from dhlab.annotations.edits import FILE_TOOL, Change, Edit
 from dhlab.annotations.log import EditLog, check_scan
 from dhlab.annotations.records import GEOMETRY, equal_geometries
 from dhlab.annotations.registers import State
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "Update", "places_of"]
 
-FILE_TOOL = "file"
 # Time of change, size and number of a file: another one differs in one of them.
 FileStamp = tuple[int, int, int]
 
@@ -115,6 +115,7 @@ class Store:
         self._base = (snapshot.objects, snapshot.classes)
         self.state = State(*self._base)
         self.edits: dict[Stamp, Edit] = {}
+        self.ordered: list[Edit] = []
         self.keys: dict[str, Edit] = {}
         self.clock = 0
         self._unlogged: list[Edit] = []
@@ -245,9 +246,11 @@ class Store:
             touched.update(dict.fromkeys(ids))
             classes |= of_classes
             self.clock = max(self.clock, edit.clock)
-            self.edits.setdefault(edit.stamp, edit)
-            if edit.key:
-                self.keys.setdefault(edit.key, edit)
+            if edit.stamp not in self.edits:
+                self.edits[edit.stamp] = edit
+                insort(self.ordered, edit, key=lambda one: one.stamp)
+                if edit.key:
+                    self.keys[edit.key] = edit
         return Update(tuple(edit for edit, _ in found), tuple(touched), classes)
 
     def _take_outside(self, snapshot: Snapshot, *, whole: bool) -> Update | None:

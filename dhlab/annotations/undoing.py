@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dhlab.annotations.edits import Change
+from dhlab.annotations.edits import FILE_TOOL, Change
 from dhlab.annotations.records import CLASS, pack_fields
 
 if TYPE_CHECKING:
@@ -16,34 +16,37 @@ if TYPE_CHECKING:
     from dhlab.annotations.edits import Edit, Stamp
     from dhlab.annotations.registers import State
 
-__all__ = ["reverse", "stacks"]
+__all__ = ["next_step", "reverse"]
 
 
-def stacks(edits: Iterable[Edit], author: str) -> tuple[tuple[Stamp, ...], tuple[Stamp, ...]]:
-    """Return what an author can undo and redo, the next one last.
+def next_step(newest_first: Iterable[Edit], author: str, *, again: bool = False) -> Stamp | None:
+    """Return the stamp of the edit that an author takes back next, or makes again; None if there is none.
 
     Parameters
     ----------
-    edits
-        All edits, in the order of their stamps.
+    newest_first
+        All edits, the last one first.
     author
         Whose; what another program wrote into the file belongs to nobody.
+    again
+        Make one again that was taken back, which is possible until the next edit.
     """
-    done: dict[Stamp, None] = {}
-    undone: dict[Stamp, None] = {}
-    for edit in edits:
-        if edit.author != author or edit.tool == "file":
+    # Of each edit that was taken back or made again, only the last time counts.
+    settled: set[Stamp] = set()
+    for edit in newest_first:
+        if edit.author != author or edit.tool == FILE_TOOL:
             continue
-        if edit.undoes or edit.redoes:
-            source, target = (done, undone) if edit.undoes else (undone, done)
-            stamp = edit.undoes or edit.redoes
-            if stamp in source:
-                del source[stamp]
-                target[stamp] = None
-        else:
-            done[edit.stamp] = None
-            undone.clear()
-    return tuple(done), tuple(undone)
+        stamp = edit.undoes or edit.redoes
+        if stamp is None:
+            if again:
+                return None
+            if edit.stamp not in settled:
+                return edit.stamp
+        elif stamp not in settled:
+            if again is (edit.undoes is not None):
+                return stamp
+            settled.add(stamp)
+    return None
 
 
 def reverse(edit: Edit, state: State, edits: Mapping[Stamp, Edit], *, again: bool = False) -> tuple[list[Change], str]:

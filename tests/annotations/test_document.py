@@ -92,15 +92,19 @@ def test_undo_and_redo_reach_back_to_the_beginning_after_opening_anew(scan: dh.S
         document.remove(key)
         states = [contents(document)]
     with Document.open(scan, place, "anna") as document:
-        assert document.can_undo() == (4, 0)
+        assert document.can_undo() == (True, False)
         while document.undo():
             states.append(contents(document))
+        assert document.can_undo() == (False, True)
         assert len(states) == 5
         assert not states[-1]
         for state in states[-2::-1]:
             document.redo()
             assert contents(document) == state
-        assert document.can_undo() == (4, 0)
+        assert document.can_undo() == (True, False)
+        document.undo()
+        document.add(SQUARE)
+        assert document.can_undo() == (True, False)
 
 
 def test_undo_leaves_what_others_have_changed_since_and_says_so(scan: dh.Scan, place: Path) -> None:
