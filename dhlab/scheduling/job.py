@@ -6,6 +6,7 @@ import dataclasses
 import html
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -14,6 +15,7 @@ from dhlab import env
 from dhlab.errors import BadValueError, DHLabError, JobError, NotFoundError, SchedulerError, UnknownNameError, suggest
 from dhlab.scheduling.clusters import Sight, cluster_named
 from dhlab.scheduling.folder import CANCELLED, ERROR, PROGRESS, REQUEST, RESULT, JobFolder
+from dhlab.scheduling.table import draw_table, write_row
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +30,6 @@ ENDED = ("done", "failed", "cancelled", "lost")
 WEIGHT = ("running", "requeued", "queued", "failed", "lost", "cancelled", "done")
 LONGEST_PAUSE_S = 2.0
 LONGEST_LINE_BYTES = 400
-COLUMNS = ("name", "state", "progress", "left", "rate", "loss", "message")
 
 
 @dataclass(frozen=True)
@@ -245,20 +246,16 @@ class Job:
         hand_over(self._job)
         return self
 
-    def row(self) -> dict[str, str]:
-        """Return what a table shows of it, as text: see `COLUMNS`."""
-        state, message = self._look()
-        progress = self.progress
-        moving = state in ("running", "requeued")
-        return {
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that a table shows of it, JSON-compatible."""
+        request, (state, message) = self.request, self._look()
+        shown = ("name", "cluster", "workers", "nodes", "submitted", "tasks")
+        return {name: getattr(request, name) for name in shown} | {
             "id": self.id,
-            "name": self.name,
+            "number": request.number_of(self.part),
             "state": state,
-            "progress": f"{progress.done:.0%}" if progress.done or moving else "",
-            "left": _duration(progress.seconds_left) if moving and progress.seconds_left is not None else "",
-            "rate": f"{progress.rate:,.0f}/s" if progress.rate is not None and moving else "",
-            "loss": f"{progress.loss:.3f}" if progress.loss is not None else "",
-            "message": message or progress.text,
+            "message": message,
+            "progress": dataclasses.asdict(self.progress),
         }
 
     def _look(self) -> tuple[str, str]:
@@ -308,11 +305,10 @@ class Job:
         return sorted((place for place in found if place.exists()), key=lambda place: -place.stat().st_mtime)
 
     def __repr__(self) -> str:
-        row = self.row()
-        return f"Job({row['id']}: {' '.join(filter(None, (row['state'], row['progress'], row['message'])))})"
+        return f"Job({self.id}: {write_row(self.to_dict())})"
 
     def _repr_html_(self) -> str:
-        return draw_table([self.row()])
+        return draw_table([self.to_dict()])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and other.folder == self.folder
@@ -355,15 +351,30 @@ class Jobs(Sequence[Job]):
         self._jobs = _find(self.folder)
         return self
 
-    def rows(self) -> list[dict[str, str]]:
-        """Return what a table shows of each, as text."""
-        return [row for job in self._jobs if (row := _row(job))]
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return all that a table shows of them, JSON-compatible."""
+        found = []
+        for job in self._jobs:
+            # Somebody may remove a folder while we look.
+            with suppress(NotFoundError):
+                found.append(job.to_dict())
+        return found
 
     def __repr__(self) -> str:
         return "\n".join(repr(job) for job in self._jobs) or f"no jobs in {self.folder}"
 
+    def draw(self, found: Sequence[dict[str, Any]]) -> str:
+        """Return what `to_dicts` gave as an HTML table."""
+        return draw_table(found) if found else f"<i>{html.escape(f'no jobs in {self.folder}')}</i>"
+
     def _repr_html_(self) -> str:
-        return draw_table(self.rows()) if self._jobs else html.escape(repr(self))
+        return self.draw(self.to_dicts())
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        from dhlab.view.jobs import JobsTable
+
+        bundle = JobsTable(self)._repr_mimebundle_()
+        return {**bundle, "text/plain": repr(self), "text/html": self._repr_html_()}
 
 
 def jobs(folder: str | os.PathLike[str] | None = None) -> Jobs:
@@ -382,24 +393,6 @@ def jobs(folder: str | os.PathLike[str] | None = None) -> Jobs:
     return Jobs(env.jobs_folder() if folder is None else Path(folder).expanduser())
 
 
-def draw_table(rows: Sequence[dict[str, str]]) -> str:
-    """Return rows as an HTML table.
-
-    Parameters
-    ----------
-    rows
-        See `Job.row`.
-    """
-    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in COLUMNS)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td style='text-align:left'>{html.escape(row[name][:LONGEST_LINE_BYTES])}</td>" for name in COLUMNS)
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def _find(folder: Path) -> list[Job]:
     found = []
     for place in folder.iterdir() if folder.is_dir() else ():
@@ -413,13 +406,6 @@ def _find(folder: Path) -> list[Job]:
     return [job for _, job in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
-def _row(job: Job) -> dict[str, str] | None:
-    try:
-        return job.row()
-    except NotFoundError:
-        return None
-
-
 def _tail(place: Path, lines: int) -> str:
     size = place.stat().st_size
     with place.open("rb") as file:
@@ -427,9 +413,3 @@ def _tail(place: Path, lines: int) -> str:
         text = file.read().decode("utf-8", "replace")
     # A bar that draws over itself counts as one line.
     return "\n".join(line.rpartition("\r")[2] for line in text.rstrip().split("\n")[-lines:])
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -277,7 +277,7 @@ def test_the_table_shows_what_there_is() -> None:
     done, failed = submit(int, "7", name="a<b"), submit(int, "x")
     done.wait(30), failed.wait(30)
     table = dh.jobs()
-    assert [row["state"] for row in table.rows()] == ["failed", "done"]
+    assert [row["state"] for row in table.to_dicts()] == ["failed", "done"]
     assert (table[0], table[done.id]) == (failed, done)
     page = table._repr_html_()
     assert "ValueError: invalid literal" in page
