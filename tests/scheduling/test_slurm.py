@@ -10,10 +10,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dhlab as dh
 from dhlab.errors import BadValueError, JobError, SchedulerError
+from dhlab.training import load_run
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
@@ -184,32 +186,48 @@ def test_workers_on_two_nodes_add_up(slurm) -> None:
     assert dh.submit(meet, workers=2, nodes=2).result(120) == (2, 3.0)
 
 
-def test_the_end_of_the_time_saves_and_continues(slurm, tmp_path) -> None:
-    """Slurm's signal before the wall-time reaches the workers, the job is requeued and begins again."""
+def some_data(count: int = 24) -> dh.Dataset:
+    rng = np.random.default_rng(0)
+    targets = rng.permutation(np.arange(count) % 2)
+    images = rng.integers(60, 120, (count, 20, 20, 3)).astype(np.uint8)
+    about = {"classes": ("a", "b"), "task": "classification", "groups": [str(i) for i in range(count)]}
+    return dh.Dataset.from_arrays(images, targets, **about)
 
-    def count(place: Path) -> list[str]:
-        begun = place.read_text().split() if place.exists() else []
-        if len(begun) == 2:
-            return begun
-        try:
-            place.write_text(" ".join([*begun, "begun"]))
-            time.sleep(60)
-        finally:
-            place.write_text(" ".join([*begun, "saved"]))
-        return []
 
-    place = tmp_path / "state"
-    job = dh.submit(count, place, minutes=5)
-    for number in (1, 2):
-        wait_for(lambda: place.exists() and place.read_text().count("begun") and job.state == "running")
-        # What --signal=B:USR2@… does; waiting for the wall-time would take minutes.
-        slurm.run("scancel", "--batch", "--signal=USR2", job.number)
-        wait_for(lambda: job.state == "requeued")
-        assert place.read_text().count("saved") == number
-        # Slurm waits two minutes before it begins a requeued job.
-        slurm.run("scontrol", "update", f"JobId={job.number}", "StartTime=now")
-    assert job.result(60) == ["saved", "saved"]
-    assert len(job._folder.attempts()) == 3
+def test_a_training_goes_on_after_its_time(slurm, tmp_path) -> None:
+    """At the signal before the wall-time both workers stop after the same batch; the job is requeued and continues."""
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+    told = tmp_path / "told"
+
+    def slowly(event) -> None:
+        if event.kind == "step":
+            with told.open("a") as file:
+                file.write("x")
+            time.sleep(0.1)
+
+    def some_model() -> dh.Model:
+        return dh.create_model("cnn", ("a", "b"), tile=20, spacing=1.0, width=4, depth=2, seed=0)
+
+    settings = {"epochs": 5, "batch_size": 4, "optimizer": "sgd", "precision": "float32", "progress": False}
+    job = dh.submit(dh.fit, some_model(), some_data(), on_event=slowly, workers=2, nodes=2, **settings)
+    wait_for(lambda: told.exists() and len(told.read_text()) > 6, 60)
+    # What --signal=B:USR2@… does; waiting for the wall-time would take minutes.
+    slurm.run("scancel", "--batch", "--signal=USR2", job.number)
+    wait_for(lambda: job.state == "requeued")
+    done = len(told.read_text())
+    assert done < 30
+    assert 0 < job.progress.done < 1
+    # Slurm waits two minutes before it begins a requeued job.
+    slurm.run("scontrol", "update", f"JobId={job.number}", "StartTime=now")
+    report = job.result(120)
+    assert len(told.read_text()) == 30, "no batch is learnt from twice"
+    assert len(job._folder.attempts()) == 2
+    assert len(report.tables["Learning curve"]) == 5
+    alone = some_model()
+    dh.fit(alone, some_data(), **settings)
+    learnt = load_run(job.folder / "run").state_dict()
+    for name, weight in alone.state_dict().items():
+        np.testing.assert_allclose(learnt[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_slurm_that_is_down_is_told(slurm, jobs_folder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Float, Int, List, Unicode
 
-from dhlab_lab import documents, handlers, notebooks
+from dhlab_lab import documents, handlers, jobs, notebooks
 from dhlab_lab.access import Access
 from dhlab_lab.sockets import without_delay
 from dhlab_lab.views import Views
@@ -44,7 +44,7 @@ class DHLab(ExtensionApp):
         )
         self.documents = documents.Documents(self.most_open)
         parts = {"access": access, "views": self.views, "documents": self.documents, "workers": self.workers}
-        every = (*handlers.HANDLERS, *documents.HANDLERS, *notebooks.HANDLERS)
+        every = (*handlers.HANDLERS, *documents.HANDLERS, *jobs.HANDLERS, *notebooks.HANDLERS)
         self.handlers.extend((pattern, handler, parts) for pattern, handler in every)
 
     def initialize_settings(self) -> None:
