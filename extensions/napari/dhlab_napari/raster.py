@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 
 from dhlab.annotations.raster import fill
-from dhlab.view.cache import ByteCache
+from dhlab.cache import ByteCache
 from dhlab.view.layers import LayerData, frame_of, shapes_of
 from dhlab_napari.units import long_unit
 
