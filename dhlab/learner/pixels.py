@@ -99,7 +99,8 @@ class LevelFeatures:
             else:
                 local, source = pixels[rows] % BLOCK, block
             y, x = torch.from_numpy(local).unbind(1)
-            found[torch.from_numpy(rows)] = source[:, y, x].T.float()
+            # Whether a block is kept makes no difference: half precision in both cases.
+            found[torch.from_numpy(rows)] = source[:, y, x].T.half().float()
         return found
 
     def _of_window(self, start: tuple[int, int], size: tuple[int, int]) -> Tensor:

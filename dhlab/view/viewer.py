@@ -13,6 +13,7 @@ import numpy as np
 import traitlets
 
 from dhlab.annotations import Annotations, Document
+from dhlab.cards import RANGES
 from dhlab.errors import BadValueError, UnknownNameError, suggest
 from dhlab.scan import Scan
 from dhlab.view.composite import compose
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dhlab.view.learning import Learning
     from dhlab.view.watching import Watch
 
-__all__ = ["STYLE_KEYS", "Layer", "Thing", "Viewer"]
+__all__ = ["NOT_LEARNING", "STYLE_KEYS", "Layer", "Thing", "Viewer", "can_learn"]
 
 Thing = Scan | Annotations | Document
 
+NOT_LEARNING = {"state": "off", "message": "", "progress": 0.0, "strokes": {}, "layer": None}
 STYLE_KEYS = ("channel", "colors", "threshold", "low", "high")
 # The width of a view that was never on a screen: what a cell usually has.
 USUAL_ASPECT = 4 / 3
@@ -123,6 +126,9 @@ class Viewer(traitlets.HasTraits):
         Name of the class that new shapes get; None for none.
     selection
         Ids of the objects that are selected in the documents.
+    learning
+        How live learning stands: ``state`` (``"off"``, ``"waiting"``, ``"training"``, ``"ready"``, ``"applying"``),
+        ``message``, ``progress`` from 0 to 1, ``strokes`` (their number by class), ``layer`` (id of the heat map).
     height
         Height of the view in screen pixels.
     size
@@ -144,6 +150,7 @@ class Viewer(traitlets.HasTraits):
     settings = traitlets.Dict().tag(sync=True)
     tool = traitlets.Unicode("pan").tag(sync=True)
     active_class = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+    learning: dict[str, Any] = traitlets.Dict().tag(sync=True)  # type: ignore[assignment]
     selection: list[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)  # type: ignore[assignment]
     height = traitlets.Int(500, min=120, max=10_000).tag(sync=True)
     size: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment]
@@ -152,6 +159,7 @@ class Viewer(traitlets.HasTraits):
 
     def __init__(self, *things: Thing, height: int = 500, **traits: Any) -> None:
         self._editors: dict[int, Editor] = {}
+        self._learning: Learning | None = None
         for thing in things:
             _check_thing(thing)
         if not any(isinstance(t, Scan) for t in things):
@@ -173,6 +181,10 @@ class Viewer(traitlets.HasTraits):
             height=height,
             **traits,
         )
+
+    @traitlets.default("learning")
+    def _learn_nothing(self) -> dict[str, Any]:
+        return dict(NOT_LEARNING)
 
     @property
     def base(self) -> Scan:
@@ -236,7 +248,7 @@ class Viewer(traitlets.HasTraits):
                 return layer
         raise UnknownNameError(f"no layer {name!r}.{suggest(str(name), [layer.name for layer in self.layers])}")
 
-    def add(self, thing: Thing, *, name: str | None = None) -> Layer:
+    def add(self, thing: Thing, *, name: str | None = None, below: str | int | None = None) -> Layer:
         """Put a thing on top of the others.
 
         Parameters
@@ -245,6 +257,8 @@ class Viewer(traitlets.HasTraits):
             A scan, annotations or a document; placed by spacing, origin and parent.
         name
             Name of the layer; else the thing's own. A number is added where it is taken.
+        below
+            Name or id of a layer under which to put it instead.
 
         Returns
         -------
@@ -259,7 +273,8 @@ class Viewer(traitlets.HasTraits):
         _check_thing(thing)
         layer = self._new_layer(_as_plane(thing), taken=[one.name for one in self.layers], name=name)
         settings = self.settings | {str(layer.id): self._first_settings(layer)}
-        self._change_layers((*self.layers, layer), settings)
+        place = len(self.layers) if below is None else self.layers.index(self.layer(below))
+        self._change_layers((*self.layers[:place], layer, *self.layers[place:]), settings)
         return layer
 
     def remove(self, name: str | int) -> None:
@@ -339,6 +354,46 @@ class Viewer(traitlets.HasTraits):
         answer = self._editors[layer.id].answer(message)
         self._renew(layer.id)
         return answer
+
+    def learn(self, name: str | int, action: str = "start") -> dict[str, Any]:
+        """Let a document that is shown teach a classifier while one draws, and see what it has learned as a layer.
+
+        Parameters
+        ----------
+        name
+            Name of the document's layer, or its id.
+        action
+            ``"start"``, ``"stop"``; and while it learns: ``"next"`` (go where it is unsure), ``"apply"`` (map the whole
+            slide in the background), ``"cancel"`` (end that), ``"polygons"`` (outline the classes, as proposals).
+
+        Returns
+        -------
+        dict
+            `learning` as it is then.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer or action.
+        BadValueError
+            If it is no document of a plane, or nothing is learned yet.
+        """
+        from dhlab.view.learning import Learning
+
+        layer = self.layer(name)
+        if layer.document is None:
+            raise BadValueError(f"{layer.name!r} is no document; expected one to draw in: dh.Document.open(scan).")
+        running = self._learning
+        if action in ("start", "stop") or running is None or running.number != layer.id:
+            if running is not None:
+                running.end()
+                self._learning = None
+            if action == "start":
+                self._learning = Learning(self, layer.id)
+            elif action != "stop":
+                raise BadValueError(f"nothing is being learned from {layer.name!r}; start that first.")
+            return dict(self.learning)
+        return running.do(action)
 
     def refresh(self, name: str | int) -> None:
         """Let fronts ask anew for what a layer shows, because its pixels have changed.
@@ -504,6 +559,8 @@ class Viewer(traitlets.HasTraits):
         """Forget every tile and stop watching; the viewer cannot be used afterwards."""
         for watch in getattr(self, "_watches", ()):
             watch.end()
+        if (learning := getattr(self, "_learning", None)) is not None:
+            learning.end()
         for layer in self.layers:
             self._let_go(layer)
 
@@ -549,6 +606,9 @@ class Viewer(traitlets.HasTraits):
     def _let_go(self, layer: Layer) -> None:
         if layer.tiles is not None:
             layer.tiles.clear()
+        if self._learning is not None and self._learning.number == layer.id:
+            self._learning.end()
+            self._learning = None
         if editor := self._editors.pop(layer.id, None):
             editor.end()
 
@@ -585,6 +645,11 @@ class Viewer(traitlets.HasTraits):
         if layer.document is not None:
             return thing
         return thing.replace(class_colors=tuple(map(tuple, settings["class_colors"][: len(thing.class_names)])))
+
+
+def can_learn(scan: Scan) -> bool:
+    """Return whether the pixels of a scan can be learned: those of a plane, in a type that has a range."""
+    return scan.window_axes == "yx" and scan.dtype.name in RANGES
 
 
 def _check_thing(thing: object) -> None:

@@ -25,7 +25,7 @@ from dhlab.view.fronts import find_front
 from dhlab.view.layers import carry_index
 from dhlab.view.scene import describe_layer
 from dhlab.view.tiles import read_values
-from dhlab.view.viewer import STYLE_KEYS, Thing, Viewer
+from dhlab.view.viewer import STYLE_KEYS, Thing, Viewer, can_learn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,7 +129,12 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
 
     @traitlets.default("_scene")
     def _describe(self) -> dict[str, Any]:
-        return {"layers": [describe_layer(layer, self.base) for layer in self.layers]}
+        scenes = [describe_layer(layer, self.base) for layer in self.layers]
+        for layer, scene in zip(self.layers, scenes, strict=True):
+            if layer.document is not None:
+                # Only a kernel can learn: a server that shows documents offers it to nobody.
+                scene["document"]["can"] = ["learn"] if can_learn(layer.document.scan) else []
+        return {"layers": scenes}
 
     @traitlets.observe("layers")
     def _describe_again(self, _change: object) -> None:
@@ -173,6 +178,8 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
         elif kind == "edit":
             # One after the other, as they were made; none is withdrawn.
             _editing().submit(contextvars.copy_context().run, self._send_edit, content)
+        elif kind == "learn":
+            _workers().submit(contextvars.copy_context().run, self._send_learning, content)
         elif kind == "several":
             for request in content.get("requests", ()):
                 if request.get("type") != "several":
@@ -230,6 +237,15 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
             self._answer(head | {"error": str(error) if isinstance(error, DHLabError) else repr(error)}, [])
         else:
             self._answer(head | answer, [])
+
+    def _send_learning(self, content: dict[str, Any]) -> None:
+        head = {k: content.get(k) for k in ("type", "view", "id", "layer")}
+        try:
+            learning = self.learn(int(content["layer"]), str(content.get("action")))
+        except ANSWERABLE as error:
+            self._answer(head | {"error": str(error) if isinstance(error, DHLabError) else repr(error)}, [])
+        else:
+            self._answer(head | {"learning": learning}, [])
 
     def _hear_of_edit(self, number: int, news: dict[str, Any]) -> None:
         self._answer({"type": "edited", "layer": number, **news}, [])

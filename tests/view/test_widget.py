@@ -451,7 +451,7 @@ def test_a_document_is_edited_over_the_comm_and_tells_what_others_do(kernel: Ker
         "author": "anna",
         "revision": 0,
         "path": path,
-        "can": [],
+        "can": ["learn"],
     }
     geometry = {"type": "Polygon", "coordinates": [[[0, 0], [90, 0], [90, 90], [0, 0]]]}
     change = {"object": "one", "after": {"exists": True, "geometry": geometry}}

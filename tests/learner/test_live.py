@@ -1,0 +1,209 @@
+"""Live learning in a viewer: what is drawn is learned, shown, applied and outlined while one works on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhlab.annotations import Annotations, Document
+from dhlab.errors import BadValueError, UnknownNameError
+from dhlab.learner import draw_strokes
+from dhlab.phantoms import CLASSES
+from dhlab.scan import Scan
+from dhlab.view.learning import Learning
+from dhlab.view.viewer import Viewer
+
+
+@pytest.fixture
+def document(slide: Scan, tmp_path: Path) -> Iterator[Document]:
+    with Document.open(slide, tmp_path / "slide.geojson", author="Ada") as opened:
+        yield opened
+
+
+@pytest.fixture
+def viewer(slide: Scan, document: Document) -> Iterator[Viewer]:
+    shown = Viewer(slide, document)
+    yield shown
+    shown.close()
+
+
+def start(viewer: Viewer) -> Learning:
+    viewer.learn(1)
+    assert viewer._learning is not None
+    assert viewer._learning.wait()
+    return viewer._learning
+
+
+def test_waits_for_strokes_then_shows_what_it_learned(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    assert viewer.learning["state"] == "off"
+    learning = start(viewer)
+    assert viewer.learning["state"] == "waiting"
+    assert "no strokes" in viewer.learning["message"]
+    document.add(strokes[:1])
+    assert learning.wait()
+    assert viewer.learning["state"] == "waiting"
+    assert "only" in viewer.learning["message"]
+    document.add(strokes[1:])
+    assert learning.wait()
+    assert viewer.learning["state"] == "ready"
+    assert viewer.learning["message"] == ""
+    assert viewer.learning["strokes"] == dict.fromkeys(CLASSES, 3)
+    heat = viewer.layer(viewer.learning["layer"])
+    assert [layer.id for layer in viewer.layers] == [0, heat.id, 1], "under what is drawn"
+    assert heat.tiles is not None
+    data, mime = heat.tiles.encode(0, 0, 0)
+    assert mime == "image/png"
+    assert len(data) > 1000
+
+
+def test_a_correction_changes_the_layer(
+    viewer: Viewer, document: Document, strokes: Annotations, truth: np.ndarray, slide: Scan
+) -> None:
+    document.add(strokes)
+    learning = start(viewer)
+    number = viewer.learning["layer"]
+    before = viewer.layer(number)
+    viewer.set_layer(number, opacity=0.3)
+    document.add(draw_strokes(truth, CLASSES, 4, seed=9, parent=slide))
+    assert learning.wait()
+    after = viewer.layer(number)
+    assert after.revision == before.revision + 1
+    assert after.thing is not before.thing
+    assert viewer.settings[str(number)]["opacity"] == 0.3
+    document.undo()
+    assert learning.wait()
+    np.testing.assert_array_equal(viewer.layer(number).thing.levels[2][...], before.thing.levels[2][...])
+
+
+def test_many_edits_are_learned_together(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    learning = start(viewer)
+    states: list[str] = []
+    viewer.observe(lambda change: states.append(change["new"]["state"]), "learning")
+    for number in range(len(strokes)):
+        document.add(strokes[number : number + 1])
+    assert learning.wait()
+    assert viewer.learning["strokes"] == dict.fromkeys(CLASSES, 3)
+    assert states.count("training") < len(strokes)
+    assert learning.learner.counts == dict.fromkeys(CLASSES, 3)
+
+
+def test_other_classes_make_another_layer(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    document.add(strokes)
+    learning = start(viewer)
+    first = viewer.learning["layer"]
+    viewer.set_layer(first, channel=3)
+    document.remove_class("adipose", to="background")
+    assert learning.wait()
+    second = viewer.learning["layer"]
+    assert second != first
+    assert len(viewer.layers) == 3
+    assert viewer.layer(second).thing.channels == ("background", "epithelium", "stroma")
+    viewer.snapshot(200)
+
+
+def test_goes_where_it_is_unsure(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    document.add(strokes)
+    start(viewer)
+    seen = []
+    for _ in range(3):
+        viewer.learn(1, "next")
+        seen.append(viewer.center)
+    assert len(set(seen)) == 3
+    assert viewer.zoom is not None
+    assert viewer.zoom >= 1
+
+
+def test_applies_and_outlines(viewer: Viewer, document: Document, strokes: Annotations, tmp_path: Path) -> None:
+    document.add(strokes)
+    learning = start(viewer)
+    progress: list[float] = []
+    viewer.observe(lambda change: progress.append(change["new"]["progress"]), "learning")
+    assert viewer.learn(1, "apply")["state"] == "applying"
+    assert learning.wait()
+    assert viewer.learning["state"] == "ready"
+    assert max(progress) == 1.0
+    assert (tmp_path / "slide.learned.ome.zarr").is_dir()
+    viewer.learn(1, "polygons")
+    added = document.annotations.where(review="proposed")
+    assert len(added) > 3
+    assert "accepted or rejected" in viewer.learning["message"]
+    assert learning.wait()
+    assert viewer.learning["strokes"] == dict.fromkeys(CLASSES, 3), "proposals teach nothing"
+    assert document.history()[-1].tool == "learner"
+
+
+def test_applying_can_be_cancelled(viewer: Viewer, document: Document, strokes: Annotations, tmp_path: Path) -> None:
+    document.add(strokes)
+    learning = start(viewer)
+    viewer.learn(1, "apply")
+    viewer.learn(1, "cancel")
+    assert learning.wait()
+    assert viewer.learning["message"] in ("cancelled.", "")
+    assert viewer.learning["state"] == "ready"
+
+
+def test_polygons_of_what_is_in_view(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    document.add(strokes)
+    start(viewer)
+    viewer.size, viewer.center, viewer.zoom = (200.0, 300.0), (384.0, 384.0), 1.0
+    viewer.learn(1, "polygons")
+    bounds = document.annotations.where(review="proposed").bounds
+    assert (bounds[:, :2] >= (283, 233)).all()
+    assert (bounds[:, 2:] <= (485, 535)).all()
+
+
+def test_stops_and_begins_again(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    document.add(strokes)
+    start(viewer)
+    assert viewer.learn(1, "stop")["state"] == "off"
+    assert [layer.id for layer in viewer.layers] == [0, 1]
+    start(viewer)
+    assert viewer.learning["state"] == "ready"
+    viewer.remove(1)
+    assert viewer.learning["state"] == "off"
+    assert [layer.id for layer in viewer.layers] == [0]
+
+
+def test_says_what_cannot_be(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    with pytest.raises(BadValueError, match="start that first"):
+        viewer.learn(1, "next")
+    with pytest.raises(BadValueError, match="no document"):
+        viewer.learn(0)
+    start(viewer)
+    with pytest.raises(BadValueError, match="nothing is learned yet"):
+        viewer.learn(1, "apply")
+    with pytest.raises(UnknownNameError, match="polygons"):
+        viewer.learn(1, "polygon")
+
+
+def test_what_others_draw_is_learned(viewer: Viewer, slide: Scan, document: Document, strokes: Annotations) -> None:
+    learning = start(viewer)
+    with Document.open(slide, document.path, author="Grace") as other:
+        other.add(strokes)
+        for _ in range(200):
+            if viewer.learning["state"] == "ready":
+                break
+            time.sleep(0.05)
+    assert learning.wait()
+    assert viewer.learning["strokes"] == dict.fromkeys(CLASSES, 3)
+
+
+def test_the_browser_is_answered(slide: Scan, document: Document, strokes: Annotations) -> None:
+    widget_module = pytest.importorskip("dhlab.view.widget")
+    try:
+        widget = widget_module.ViewerWidget(slide, document)
+    except widget_module.MissingDependencyError:
+        pytest.skip("the viewer's bundle is not built")
+    answers: list[dict] = []
+    widget._answer = lambda head, buffers: answers.append(head)
+    assert widget._scene["layers"][1]["document"]["can"] == ["learn"]
+    document.add(strokes)
+    for action in ("start", "leap"):
+        widget._send_learning({"type": "learn", "view": "v", "id": 7, "layer": 1, "action": action})
+    assert answers[-2]["learning"]["state"] == "training"
+    assert "no action 'leap'" in answers[-1]["error"]
+    widget.close()
