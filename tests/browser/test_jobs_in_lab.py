@@ -1,59 +1,56 @@
-"""The table of jobs in a real JupyterLab: it moves by itself, shows a log, cancels and resumes."""
+"""The panel of jobs in a real JupyterLab: what runs, what it prints, stopped and begun again by buttons."""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+from dhlab.scheduling import submit
 
-SUBMIT = """
-import os
-os.environ["DHLAB_JOBS"] = os.path.abspath("jobs")
-import dhlab as dh
-
-def learn(seconds):
-    import time
-    from dhlab.progress import report_progress
-    for step in range(20 * seconds):
-        print("step", step, flush=True)
-        report_progress(step / (20 * seconds), rate=123.4, seconds_left=60.0, loss=0.5, text="epoch 1")
-        time.sleep(0.05)
-
-dh.submit(int, "seven", cluster="local", name="broken").wait()
-dh.submit(learn, 30, cluster="local", name="tumour-classifier", workers=1)
-dh.jobs()
-"""
+pytestmark = pytest.mark.browser
 
 
-def test_the_table_lives(page, lab, watch, tmp_path):
-    lab.write("jobs.ipynb", [SUBMIT])
-    page.goto(f"{lab.url}lab/tree/jobs.ipynb?reset&token={lab.token}")
-    page.wait_for_selector("text=/\\| Idle/", timeout=90_000)
-    page.click(".jp-Notebook .jp-Cell >> nth=0 >> .cm-content")
-    page.keyboard.press("Shift+Enter")
-    cell = page.locator(".jp-Notebook .jp-Cell >> nth=0")
-    row = cell.locator("tr", has_text="tumour-classifier")
-    row.locator("text=running").wait_for(timeout=90_000)
-    cell.locator("tr", has_text="broken").locator("text=invalid literal").wait_for()
-    bar = row.locator("progress")
-    first = float(bar.get_attribute("value"))
-    page.wait_for_function(
-        """(first) => [...document.querySelectorAll("tr progress")].some((bar) => bar.value > first)""",
-        arg=first,
-        timeout=30_000,
-    )
-    row.locator("text=123/s").wait_for()
-    cell.locator("button", has_text="Log").click()
-    cell.locator("[role=log]", has_text="step").wait_for()
-    page.screenshot(path=str(tmp_path / "running.png"))
-    cell.locator("button", has_text="Cancel").click()
-    row.locator("text=cancelled").wait_for(timeout=30_000)
-    cell.locator("button", has_text="Resume").click()
-    row.locator("text=running").wait_for(timeout=30_000)
-    cell.locator("button", has_text="Cancel").click()
-    row.locator("text=cancelled").wait_for(timeout=30_000)
-    page.screenshot(path=str(tmp_path / "cancelled.png"))
-    assert not watch.external
-    assert not [error for error in watch.errors if "favicon" not in error]
+@pytest.fixture
+def panel(browser, start_lab, tmp_path, monkeypatch):
+    """The panel, opened by a click on its icon, and the page around it."""
+    monkeypatch.setenv("DHLAB_JOBS", str(tmp_path / "jobs"))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "home").mkdir()
+    with start_lab(tmp_path / "root", tmp_path / "home") as lab:
+        page = browser.new_page(viewport={"width": 1300, "height": 800})
+        page.goto(f"{lab.url}lab?token={lab.token}")
+        page.locator('.jp-SideBar li[data-id="dhlab-jobs"]').click(timeout=90_000)
+        yield page.locator(".dhlab-jobs"), page
+        page.close()
+
+
+def test_jobs_are_listed_read_stopped_and_begun_again(panel):
+    jobs, page = panel
+
+    def work() -> None:
+        print("first line\nsecond <b>line</b>", flush=True)
+        time.sleep(120)
+
+    def fail() -> None:
+        raise ValueError("no such tissue")
+
+    jobs.locator("text=No jobs yet").wait_for()
+    running, failing = submit(work, cluster="local", name="training"), submit(fail, cluster="local")
+    row = jobs.locator(".dhlab-job", has_text="training")
+    jobs.locator('.dhlab-job[data-state="failed"]', has_text="fail").wait_for(timeout=60_000)
+    assert "no such tissue" in jobs.locator(".dhlab-job", has_text="fail").inner_text()
+    row.locator("text=running").wait_for(timeout=60_000)
+    row.locator(".dhlab-job-head").click()
+    page.wait_for_function("document.querySelector('.dhlab-jobs-log').textContent.includes('second <b>line</b>')")
+    assert row.locator(".dhlab-job-head").get_attribute("aria-expanded") == "true"
+    assert row.locator("text=Resume").is_hidden()
+    row.locator("button", has_text="Cancel").click()
+    row.locator("text=cancelled").wait_for(timeout=60_000)
+    assert running.state == "cancelled"
+    row.locator("button", has_text="Resume").click()
+    row.locator("text=/running|requeued|queued/").first.wait_for(timeout=60_000)
+    running.cancel()
+    assert failing.state == "failed"

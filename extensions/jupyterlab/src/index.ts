@@ -9,6 +9,7 @@ import { IStateDB } from "@jupyterlab/statedb";
 import { notebookIcon } from "@jupyterlab/ui-components";
 import { FACTORY, isSlide, register } from "./files.ts";
 import { slideIcon } from "./icons.ts";
+import { JobsPanel } from "./jobs.ts";
 import { addCards, writeNotebook } from "./notebooks.ts";
 import { SlidePanel, type SlidePanelOptions } from "./panel.ts";
 import "./style.css";
@@ -99,4 +100,16 @@ const notebooks: JupyterFrontEndPlugin<void> = {
   },
 };
 
-export default [slides, notebooks];
+const jobs: JupyterFrontEndPlugin<void> = {
+  id: "dhlab:jobs",
+  description: "Shows what runs outside the notebooks: trainings on several workers, on this machine or on Slurm.",
+  autoStart: true,
+  optional: [ILayoutRestorer],
+  activate: ({ shell }: JupyterFrontEnd, restorer: ILayoutRestorer | null) => {
+    const panel = new JobsPanel();
+    shell.add(panel, "left", { rank: 700 });
+    restorer?.add(panel, panel.id);
+  },
+};
+
+export default [slides, notebooks, jobs];
