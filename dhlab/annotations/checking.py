@@ -65,9 +65,13 @@ def check_changes(
     """
     changes: list[Change] = []
     fresh: dict[str, RGB] = {}
+    seen: set[str] = set()
     known = state.labels()
     for item in wanted:
         key, after = _read(item)
+        if key in seen:
+            raise BadValueError(f"two changes of object {key!r} in one edit; expected one with all its fields.")
+        seen.add(key)
         present, last = state.objects.get(key), state.objects.values.get(key, {})
         if after.get("exists") is False:
             # All that goes is noted, so that it can come back.

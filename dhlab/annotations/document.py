@@ -55,7 +55,8 @@ __all__ = ["Document", "DocumentClass"]
 SUFFIX = ".geojson"
 PAUSE_S = 0.2
 # The file follows an edit after this time, or after so many times what writing it takes.
-SAVE_AFTER_S, SAVE_SHARE = 0.5, 5.0
+SAVE_AFTER_S, SAVE_SHARE = 0.5, 10.0
+SAVE_PAUSE_S = 0.005
 LONGEST_SAVE_S = 60.0
 SHORTCUTS = "123456789"
 # Revisions that a front may lag behind before it asks for everything.
@@ -645,6 +646,9 @@ class Document:
         StorageError
             If it cannot be written. The edits are safe in the log.
         """
+        self._save(0.0)
+
+    def _save(self, pause: float) -> None:
         with self._saving:
             started = time.monotonic()
             with self._lock:
@@ -653,7 +657,7 @@ class Document:
             if plan is None:
                 return
             # Others go on editing while the file is written.
-            stamp = self._store.write(plan)
+            stamp = self._store.write(plan, pause)
             with self._lock:
                 whole = stamp is not None and self._store.finish(plan, stamp)
                 self._unsaved_since = None if whole else time.monotonic()
@@ -762,7 +766,7 @@ class Document:
             self.poll()
         waited = time.monotonic() - (self._unsaved_since or time.monotonic())
         if waited > max(SAVE_AFTER_S, SAVE_SHARE * self._saving_takes):
-            self.save()
+            self._save(SAVE_PAUSE_S)
 
 
 def _follow(reference: weakref.ref[Document], ended: threading.Event) -> None:
@@ -794,7 +798,7 @@ def _beside(scan: Scan) -> Path:
 
 
 def _listed(ids: str | Iterable[str]) -> list[str]:
-    return [ids] if isinstance(ids, str) else list(ids)
+    return [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
 
 
 def _now() -> str:

@@ -88,7 +88,7 @@ class Edit:
     @property
     def changes(self) -> tuple[Change, ...]:
         """What was changed; read from `line` each time, because a bulk edit is large."""
-        return tuple(_change(item) for item in orjson.loads(self.line)["changes"])
+        return _changes(orjson.loads(self.line)["changes"])
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class Edit:
 
     def touches(self, key: str) -> bool:
         """Return whether an object was changed, by its id."""
-        return b'"object":' + orjson.dumps(key) in self.line
+        return orjson.dumps(key) in self.line and key in self.objects
 
     @classmethod
     def make(
@@ -118,11 +118,7 @@ class Edit:
         head |= {"undoes": undoes} if undoes else {}
         head |= {"redoes": redoes} if redoes else {}
         head |= {"key": key} if key else {}
-        items = [
-            {change.kind: change.key, "before": unpack_fields(change.before), "after": unpack_fields(change.after)}
-            for change in changes
-        ]
-        line = orjson.dumps({**head, "changes": items})
+        line = orjson.dumps({**head, "changes": _items(changes)})
         return cls(*stamp, author, time, tool, line, undoes, redoes, key, note)
 
     @classmethod
@@ -139,7 +135,7 @@ class Edit:
             writer, author, time, tool = (str(data[key]) for key in ("writer", "author", "time", "tool"))
             undoes, redoes = ((int(s[0]), str(s[1])) if (s := data.get(key)) else None for key in ("undoes", "redoes"))
             edit = cls(int(data["clock"]), writer, author, time, tool, line, undoes, redoes, str(data.get("key", "")))
-            return edit, tuple(_change(item) for item in data["changes"])
+            return edit, _changes(data["changes"])
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise BadFileError(f"no edit ({error!r}): {line[:60]!r}") from error
 
@@ -221,9 +217,32 @@ def _words(change: Change) -> str:
     return ", ".join(dict.fromkeys(parts))
 
 
-def _change(item: Any) -> Change:
-    kind = "object" if "object" in item else "class"
-    before, after = item.get("before") or {}, item["after"]
-    if not (isinstance(before, dict) and isinstance(after, dict) and isinstance(item[kind], str)):
-        raise TypeError(f"a change of {str(item)[:60]}")
-    return Change(kind, item[kind], before, after)
+def _items(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """Return changes as JSON; what is done alike to many objects is said once, with the list of their ids."""
+    items: list[dict[str, Any]] = []
+    alike: dict[bytes, list[str]] = {}
+    for change in changes:
+        item = {"before": unpack_fields(change.before), "after": unpack_fields(change.after)}
+        if change.kind == "object" and "geometry" not in change.after and "geometry" not in change.before:
+            keys = alike.setdefault(orjson.dumps(item), [])
+            keys.append(change.key)
+            if len(keys) > 1:
+                continue
+            item["object"] = keys
+        else:
+            item[change.kind] = change.key
+        items.append(item)
+    return items
+
+
+def _changes(items: list[Any]) -> tuple[Change, ...]:
+    """Return the changes that `_items` wrote."""
+    found: list[Change] = []
+    for item in items:
+        kind = "object" if "object" in item else "class"
+        keys, before, after = item[kind], item.get("before") or {}, item["after"]
+        keys = keys if isinstance(keys, list) else [keys]
+        if not (isinstance(before, dict) and isinstance(after, dict) and all(isinstance(key, str) for key in keys)):
+            raise TypeError(f"a change of {str(item)[:60]}")
+        found += [Change(kind, key, before, after) for key in keys]
+    return tuple(found)

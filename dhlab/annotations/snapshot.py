@@ -28,7 +28,7 @@ __all__ = ["Snapshot", "identify", "read_features", "read_snapshot", "write_feat
 
 START, OURS = b'{"type":"FeatureCollection","features":[', b'\n],"dhlab":'
 NUCLEUS = "feature/nucleusGeometry"
-ROWS = 2000
+ROWS = 500
 
 
 @dataclass(frozen=True)

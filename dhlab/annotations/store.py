@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 import warnings
 from bisect import insort
 from dataclasses import dataclass
@@ -19,7 +21,6 @@ from dhlab.atomic import atomic_file, storage_error
 from dhlab.errors import BadFileError, DHLabWarning
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "Update", "places_of"]
 
+# Bytes of the file that are made durable at once.
+SYNCED = 4 << 20
 # Time of change, size and number of a file: another one differs in one of them.
 FileStamp = tuple[int, int, int]
 
@@ -146,8 +149,8 @@ class Store:
             If it cannot be written; nothing has changed then.
         """
         stamp = (self.clock + 1, self.log.new_writer())
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        edit = Edit.make(changes, stamp, author=author, time=time, tool=tool, **more)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        edit = Edit.make(changes, stamp, author=author, time=now, tool=tool, **more)
         self.log.append([*self._unlogged, edit])
         self._unlogged.clear()
         return edit, self._merge([(edit, changes)])
@@ -199,8 +202,15 @@ class Store:
         member = {"scan": self.scan, "clock": saved[0], "heads": saved[1], "classes": classes}
         return Plan(saved, self._file_stamp, self.state.objects.present(), self.state.labels(), member)
 
-    def write(self, plan: Plan) -> FileStamp | None:
+    def write(self, plan: Plan, pause: float = 0.0) -> FileStamp | None:
         """Write the file, and return what it is known by; None if somebody else did so meanwhile. Takes long.
+
+        Parameters
+        ----------
+        plan
+            What to write.
+        pause
+            Seconds after every few hundred objects, in which other threads have Python for themselves.
 
         Raises
         ------
@@ -209,8 +219,16 @@ class Store:
         """
         try:
             with atomic_file(self.path) as partial:
-                with partial.open("wb") as file:
-                    file.writelines(write_features(plan.objects, plan.labels, self.offset, plan.member))
+                with partial.open("wb", buffering=SYNCED) as file:
+                    begun = 0
+                    for data in write_features(plan.objects, plan.labels, self.offset, plan.member):
+                        file.write(data)
+                        time.sleep(pause)
+                        begun += len(data)
+                        if begun > SYNCED:
+                            # Bit by bit: a log that is made durable meanwhile need not wait for the whole.
+                            os.fdatasync(file.fileno())
+                            begun = 0
                 stamp = _stamp_of(partial)
                 if _stamp_of(self.path) not in (plan.replaces, None):
                     raise _OvertakenError
