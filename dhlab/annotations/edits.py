@@ -222,7 +222,7 @@ def _items(changes: Sequence[Change]) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     alike: dict[bytes, list[str]] = {}
     for change in changes:
-        item = {"before": unpack_fields(change.before), "after": unpack_fields(change.after)}
+        item: dict[str, Any] = {"before": unpack_fields(change.before), "after": unpack_fields(change.after)}
         if change.kind == "object" and "geometry" not in change.after and "geometry" not in change.before:
             keys = alike.setdefault(orjson.dumps(item), [])
             keys.append(change.key)
