@@ -5,7 +5,7 @@ from __future__ import annotations
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Float, Int, List, Unicode
 
-from dhlab_lab import documents, handlers, jobs, notebooks
+from dhlab_lab import desktop, documents, handlers, jobs, notebooks
 from dhlab_lab.access import Access
 from dhlab_lab.sockets import without_delay
 from dhlab_lab.views import Views
@@ -46,6 +46,7 @@ class DHLab(ExtensionApp):
         parts = {"access": access, "views": self.views, "documents": self.documents, "workers": self.workers}
         every = (*handlers.HANDLERS, *documents.HANDLERS, *jobs.HANDLERS, *notebooks.HANDLERS)
         self.handlers.extend((pattern, handler, parts) for pattern, handler in every)
+        self.handlers.extend((pattern, handler, {"access": access}) for pattern, handler in desktop.HANDLERS)
 
     def initialize_settings(self) -> None:
         """Let the tiles of kernels travel without delay."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from napari.viewer import Viewer
+    from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
     from dhlab.annotations import Annotations, Document, Update
@@ -37,6 +38,8 @@ TOOLS = {
     "add_path": "line", "add_polyline": "line", "add_line": "line", "direct": "edit", "select": "move",
     "vertex_insert": "edit", "vertex_remove": "edit",
 }  # fmt: skip
+# napari makes something of a mere click in these modes.
+BY_DRAGGING, LEAST_PX = ("add_rectangle", "add_ellipse", "add_line"), 4.0
 MOST_HELD = 2000
 EDGE_PX = 2.0
 REACH_PX = 4.0  # on the screen, within which a click means a line or a point
@@ -368,13 +371,18 @@ class DocumentLayers(QObject):
     def _creation_of(self, key: str, row: Row) -> dict[str, Any] | None:
         """Return a new object, or None where a stroke was too short to be one."""
         geometry = to_geometry([row])
-        if geometry.is_empty:
+        is_click = str(self.hand.mode) in BY_DRAGGING and self._on_screen(np.ptp(row[1], axis=0)) < LEAST_PX
+        if geometry.is_empty or is_click:
             return None
         after: dict[str, Any] = {"exists": True, GEOMETRY: json.loads(shapely.to_geojson(geometry))}
         after[PROPERTIES + "objectType"] = "annotation"
         if self._active_class is not None:
             after[CLASS] = {"name": self._active_class}
         return {"object": key, "after": after}
+
+    def _on_screen(self, size: NDArray[Any]) -> float:
+        """Return the longer side of a size (y, x) in level-0 pixels, in pixels of the screen."""
+        return float(np.max(size)) * self.viewer.scene.camera.zoom * float(self.hand.scale[-1])
 
     def _pick(self, layer: Shapes, event: Any) -> Iterator[None]:
         """Take in hand what a click or a box in the picture means."""

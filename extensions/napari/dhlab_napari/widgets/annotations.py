@@ -207,6 +207,7 @@ class AnnotationsWidget(QWidget):
         part = QGroupBox("Selected")
         self.about = QLabel()
         self.about.setWordWrap(True)
+        self.about.setMinimumHeight(3 * self.about.fontMetrics().lineSpacing())
         self.by_class, self.by_review = QComboBox(), QComboBox()
         self.by_review.addItems([ANY, *REVIEWS])
         find = QHBoxLayout()

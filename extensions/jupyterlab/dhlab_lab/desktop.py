@@ -1,0 +1,98 @@
+"""napari in the browser: a screen of its own for every user, below the server's address and behind its login."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyter_core.paths import jupyter_runtime_dir
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import JupyterHandler
+from tornado import web
+
+from dhlab.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from dhlab_lab.access import Access
+
+__all__ = ["HANDLERS", "desktop_server"]
+
+# The page of jupyter-remote-desktop-proxy speaks to its neighbour of this name.
+SOCKET = "dhlab/desktop-websockify"
+PAGE = "dhlab/napari/"
+SIZE = "1680x1000"
+HERE = Path(__file__).parent
+
+
+def desktop_server() -> dict[str, Any]:
+    """Return what jupyter-server-proxy runs when somebody opens napari: TigerVNC on a socket in a private folder.
+
+    No port is opened, and nobody but the server's own user can reach the screen. There is a card in the launcher where
+    TigerVNC, jupyter-remote-desktop-proxy and napari are installed.
+    """
+    installed = find_spec("napari") is not None and find_spec("jupyter_remote_desktop_proxy") is not None
+    server = shutil.which("vncserver")
+    return {
+        "command": [
+            server or "vncserver", "-rfbunixpath", "{unix_socket}", "-rfbport", "-1", "-SecurityTypes", "None", "-fg",
+            "-verbose", "-geometry", SIZE, "-xstartup", str(HERE / "desktop.sh"),
+        ],
+        "environment": {"DHLAB_PYTHON": sys.executable, "DHLAB_INBOX": str(inbox())},
+        "timeout": 60,
+        "unix_socket": True,
+        "raw_socket_proxy": True,
+        "new_browser_tab": False,
+        "launcher_entry": {
+            "enabled": installed and server is not None,
+            "title": "napari",
+            "path_info": PAGE,
+            "category": "Other",
+            "icon_path": str(HERE / "napari.svg"),
+        },
+    }  # fmt: skip
+
+
+def inbox() -> Path:
+    """Return the folder in which the running napari finds the names of files that it is to open."""
+    return Path(jupyter_runtime_dir()) / "dhlab-napari"
+
+
+class DesktopPage(JupyterHandler):
+    """The page that shows the screen; whoever sees it can run programs, so it takes the right to."""
+
+    auth_resource = "kernels"
+
+    def initialize(self, access: Access) -> None:
+        """Keep who may see which file."""
+        self.access = access
+
+    @web.authenticated
+    @authorized(action="execute")  # type: ignore[untyped-decorator]
+    def get(self) -> None:
+        """Send jupyter-remote-desktop-proxy's own page; the file that ``?path=`` names is opened in napari."""
+        if find_spec("jupyter_remote_desktop_proxy") is None:
+            raise web.HTTPError(404, "napari in the browser needs jupyter-remote-desktop-proxy: pip install it.")
+        from jupyter_remote_desktop_proxy.handlers import jinja_env
+
+        if path := self.get_query_argument("path", ""):
+            _post(self.access.resolve(path))
+        settings = self.serverapp.jinja_template_vars if self.serverapp else {}
+        page = jinja_env.get_template("index.html").render(base_url=self.base_url, **settings)
+        page = page.replace("<title>Jupyter Remote Desktop Proxy</title>", "<title>napari</title>")
+        self.finish(page.replace('href=".."', f'href="{self.base_url}lab" target="_top"'))
+
+
+def _post(path: Path) -> None:
+    """Leave a file's name where napari looks for it."""
+    folder = inbox()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    letter = folder / f"{time.time_ns()}.path"
+    with atomic_file(letter) as partial:
+        partial.write_text(str(path), "utf-8")
+
+
+HANDLERS = ((PAGE, DesktopPage),)
