@@ -105,6 +105,7 @@ def test_strangers_see_neither_the_page_nor_the_screen(lab: Any) -> None:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.build_opener(NoRedirect).open(f"{lab.url}{address}", timeout=20)
         assert refused.value.code in (302, 403)
+        refused.value.close()
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -18,6 +18,7 @@ from dhlab_napari.layers import scan_of
 from dhlab_napari.linking import DocumentLayers
 from dhlab_napari.showing import add
 from dhlab_napari.widgets.annotations import AnnotationsWidget
+from dhlab_napari.widgets.learning import LearningWidget
 from dhlab_napari.widgets.predict import PredictWidget
 from dhlab_napari.widgets.tissue import TissueWidget
 
@@ -158,3 +159,40 @@ def test_annotating_classes_review_comments_history(model, qtbot, scan, tmp_path
     assert [layer.name for layer in model.layers] == ["slide"]
     assert dock.link is None
     assert (tmp_path / "slide.geojson").exists()
+
+
+def test_strokes_teach_while_one_draws(model, qtbot, scan) -> None:
+    dock = LearningWidget(model)
+    qtbot.addWidget(dock)
+    dock.switch.click()
+    assert "No document is open" in dock.news.text()
+    assert not dock.switch.isChecked()
+    with Document.open(scan) as document:
+        link = DocumentLayers(model, document, base=scan)
+        dock.switch.click()
+        qtbot.waitUntil(lambda: "strokes" in dock.news.text(), timeout=20_000)
+        labels = np.asarray(dh.sample("phantom-slide-labels").levels[0])
+        places = {name: np.argwhere(labels == value)[::40_000] for value, name in ((1, "glass"), (2, "stroma"))}
+        for name, some in places.items():
+            document.add(shapely.MultiPoint([(x, y) for y, x in some[:6]]), name)
+        qtbot.waitUntil(lambda: dock.heat is not None, timeout=60_000)
+        assert dock.news.text().startswith("Learned from ")
+        assert [layer.name for layer in model.layers[:2]] == ["slide", "live learning"]
+        shown = np.asarray(dock.layer.data[1])
+        truth = labels[:: labels.shape[0] // shown.shape[0], :: labels.shape[1] // shown.shape[1]]
+        colors = {one.name: one.color for one in document.classes}
+        is_glass = (shown[..., :3] == colors["glass"]).all(-1)
+        assert is_glass[truth == 1].mean() > 0.8
+        assert is_glass[truth == 2].mean() < 0.2
+        before = dock.heat
+        document.add(shapely.Point(1000, 1000), "stroma")
+        qtbot.waitUntil(lambda: dock.heat is not before, timeout=30_000)
+        count = len(document)
+        dock.outline_view()
+        qtbot.waitUntil(lambda: len(document) > count, timeout=30_000)
+        assert "proposed" in dock.news.text()
+        # Proposals teach nothing.
+        assert sum(dock.learner.counts.values()) == count
+        dock.switch.click()
+        assert "live learning" not in model.layers
+        link.end()

@@ -135,6 +135,11 @@ class DocumentLayers(QObject):
         return self._annotations
 
     @property
+    def fine(self) -> int:
+        """Pixels of the picture's finest level along a level-0 pixel."""
+        return self._canvas.fine
+
+    @property
     def held(self) -> tuple[str, ...]:
         """Ids of the objects in hand."""
         return tuple(self._held)
@@ -167,9 +172,13 @@ class DocumentLayers(QObject):
         if key not in self._places:
             return
         left, top, right, bottom = shapely.bounds(self._geometry(key))
-        y, x = self.hand.data_to_world(((top + bottom) / 2, (left + right) / 2))
-        self.viewer.scene.camera.center = (0.0, y, x)
+        self.look_at(((top + bottom) / 2, (left + right) / 2))
         self.hold([key])
+
+    def look_at(self, position: tuple[float, float]) -> None:
+        """Move a place (y, x) in level-0 pixels into the middle of the view."""
+        y, x = self.hand.data_to_world(position)
+        self.viewer.scene.camera.center = (0.0, y, x)
 
     def find(self, position: Sequence[float]) -> str | None:
         """Return the id of the smallest object at a place (y, x) in level-0 pixels, or of a line or point near it."""

@@ -12,6 +12,7 @@ import shapely
 
 from dhlab.annotations.raster import fill
 from dhlab.cache import ByteCache
+from dhlab.io.tilelevel import read_key
 from dhlab.view.layers import LayerData, frame_of, shapes_of
 from dhlab_napari.units import long_unit
 
@@ -198,22 +199,20 @@ class CanvasLevel:
         return np.asarray(self[...], dtype=dtype)
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        keys = list(key) if isinstance(key, tuple) else [key]
-        place = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
-        keys[place : place + 1] = [slice(None)] * (3 - len(keys) + (Ellipsis in keys))
-        # Whole rows and columns first; what a key leaves out or steps over is cut from them.
-        spans = [slice(k, k + 1) if isinstance(k, (int, np.integer)) else k for k in keys[:2]]
-        (top, bottom, _), (left, right, _) = ((*s.indices(n)[:2], 1) for s, n in zip(spans, self.shape, strict=False))
-        picture = np.zeros((max(0, bottom - top), max(0, right - left), 4), np.uint8)
-        for row in range(top // TILE, -(-bottom // TILE) if bottom > top else 0):
-            for column in range(left // TILE, -(-right // TILE) if right > left else 0):
+        return read_key(self.shape, key, self._read)
+
+    def _read(self, starts: Sequence[int], stops: Sequence[int]) -> NDArray[np.uint8]:
+        (top, left, first), (bottom, right, last) = starts, stops
+        picture = np.zeros((bottom - top, right - left, last - first), np.uint8)
+        if not picture.size:
+            return picture
+        for row in range(top // TILE, -(-bottom // TILE)):
+            for column in range(left // TILE, -(-right // TILE)):
                 tile = self.canvas.tile(self.number, row, column)
                 y, x = max(top, row * TILE), max(left, column * TILE)
-                part = tile[y - row * TILE : bottom - row * TILE, x - column * TILE : right - column * TILE]
+                part = tile[y - row * TILE : bottom - row * TILE, x - column * TILE : right - column * TILE, first:last]
                 picture[y - top : y - top + part.shape[0], x - left : x - left + part.shape[1]] = part
-        steps = tuple(0 if isinstance(k, (int, np.integer)) else slice(None, None, k.step) for k in keys[:2])
-        cut: NDArray[np.uint8] = picture[(*steps, keys[2])]
-        return cut
+        return picture
 
 
 def _draw_lines(
