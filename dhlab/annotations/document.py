@@ -116,7 +116,7 @@ class Document:
         self.read_only = self._store.why_read_only()
         self._lock, self._saving = threading.RLock(), threading.Lock()
         self._observers: list[Callable[[Update], None]] = []
-        self._journal: list[tuple[int, Update]] = []
+        self._journal: list[Update] = []
         self._journal_start = self.revision
         self._annotations: Annotations | None = None
         self._stale: set[str] = set()
@@ -620,8 +620,8 @@ class Document:
         with self._lock:
             if not self._journal_start <= revision <= self.revision:
                 return None
-            later = [update for number, update in self._journal if number > revision]
-        return Update.join(later)
+            later = [update for update in self._journal if update.revision > revision]
+            return Update.join(later, self.revision)
 
     def watch(self) -> None:
         """Look for edits of others several times a second, in a thread of its own, until `close`."""
@@ -721,9 +721,9 @@ class Document:
         self._stale.update(update.objects)
         if update.classes:
             self._annotations = None
-        self._journal.append((self.revision, update))
+        self._journal.append(update)
         if len(self._journal) > JOURNAL:
-            self._journal_start = self._journal[JOURNAL // 2][0]
+            self._journal_start = self._journal[JOURNAL // 2].revision
             del self._journal[: JOURNAL // 2 + 1]
         for callback in tuple(self._observers):
             callback(update)

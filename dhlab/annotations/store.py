@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhlab.annotations.edits import FILE_TOOL, Change, Edit
 from dhlab.annotations.log import EditLog, check_scan
-from dhlab.annotations.records import GEOMETRY, equal_geometries
+from dhlab.annotations.records import GEOMETRY, equal_geometries, geometries_of
 from dhlab.annotations.registers import State
 from dhlab.annotations.scanner import without_collector
 from dhlab.annotations.snapshot import Snapshot, read_snapshot, write_features
@@ -48,20 +48,24 @@ class Update:
         Ids of the objects that they changed.
     classes
         Whether they changed classes.
+    revision
+        The document's, with them.
     """
 
     edits: tuple[Edit, ...]
     objects: tuple[str, ...]
     classes: bool
+    revision: int
 
     @classmethod
-    def join(cls, parts: Iterable[Update]) -> Update:
-        """Return several as one."""
+    def join(cls, parts: Iterable[Update], revision: int) -> Update:
+        """Return several as one, which lead to a revision."""
         every = list(parts)
         return cls(
             tuple(edit for part in every for edit in part.edits),
             tuple(dict.fromkeys(key for part in every for key in part.objects)),
             any(part.classes for part in every),
+            revision,
         )
 
 
@@ -167,19 +171,18 @@ class Store:
                 snapshot = read_snapshot(self.path, self.offset, whole=False)
                 if snapshot.scan is not None:
                     check_scan(snapshot.scan, self.scan, self.path)
+                if snapshot.saved is None:
+                    outside = self._take_outside(snapshot, whole=True)
+                else:
+                    self._saved, self._outside = snapshot.saved, []
             except FileNotFoundError:
                 pass
             except BadFileError as error:
                 # Most likely it is being written: its next state is looked at again, and not overwritten before.
                 self._readable = False
                 warnings.warn(f"{error} The edits here go on without it.", DHLabWarning, stacklevel=3)
-            else:
-                if snapshot.saved is None:
-                    outside = self._take_outside(snapshot, whole=True)
-                else:
-                    self._saved, self._outside = snapshot.saved, []
         parts = [part for part in (update, outside) if part is not None]
-        return Update.join(parts) if parts else None
+        return Update.join(parts, len(self.edits)) if parts else None
 
     def plan(self) -> Plan | None:
         """Return what the file should hold; None as long as another program is just writing it.
@@ -269,7 +272,7 @@ class Store:
                 insort(self.ordered, edit, key=lambda one: one.stamp)
                 if edit.key:
                     self.keys[edit.key] = edit
-        return Update(tuple(edit for edit, _ in found), tuple(touched), classes)
+        return Update(tuple(edit for edit, _ in found), tuple(touched), classes, len(self.edits))
 
     def _take_outside(self, snapshot: Snapshot, *, whole: bool) -> Update | None:
         """Merge what another program has changed in the file as an edit that every process names alike."""
@@ -314,6 +317,11 @@ def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:
         What it holds.
     whole
         Else only objects and fields count that `known` knows: the others were in the file before the first edit.
+
+    Raises
+    ------
+    BadFileError
+        If a new geometry is none.
     """
     changes = [
         Change("class", name, {"color": old["color"]}, {"color": new["color"]})
@@ -348,6 +356,7 @@ def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:
             if names:
                 before, after = ({name: fields.get(name) for name in names} for fields in (old, new))
                 changes.append(Change("object", key, before, after))
+    geometries_of([change.after[GEOMETRY] for change in changes if change.after.get(GEOMETRY)], "the file")
     return changes
 
 

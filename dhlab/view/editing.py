@@ -143,7 +143,7 @@ def news_since(document: Document, revision: int) -> dict[str, Any]:
     if update is None or len(update.objects) > MOST_CHANGES:
         return {"revision": document.revision, "changes": [], "classes": _classes(document), "reload": True}
     news: dict[str, Any] = {
-        "revision": document.revision,
+        "revision": update.revision,
         "changes": [{"object": key, "feature": _feature(document, key)} for key in update.objects],
     }
     news |= {"classes": _classes(document)} if update.classes else {}

@@ -378,6 +378,12 @@ def test_a_file_that_another_program_is_still_writing_is_left_alone(scan: dh.Sca
         document.change(key, name="ours")
         document.save()
         assert place.read_text() == whole[:100]
+        theirs = json.loads(whole)["features"]
+        broken = {**theirs[0], "id": "broken", "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}}
+        place.write_text(json.dumps({"type": "FeatureCollection", "features": [*theirs, broken]}))
+        with pytest.warns(DHLabWarning, match="ring of 2 points"):
+            document.poll()
+        assert len(document.annotations) == 1
         place.write_text(whole.replace('"annotation"', '"detection"'))
         document.poll()
         assert (document.annotations[0].name, document.annotations[0].kind) == ("ours", "detection")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -479,6 +481,34 @@ def test_a_document_is_edited_over_the_comm_and_tells_what_others_do(kernel: Ker
     assert news["changes"][0]["feature"]["properties"]["metadata"]["review"] == "accepted"
     kernel.run("document.add(shapely.Point(1, 2), 'cell'); document.close()")
     assert pushed(kernel, "edited")["classes"][0]["name"] == "cell"
+
+
+def test_a_kernel_that_is_killed_while_one_draws_loses_nothing_that_it_answered(tmp_path: Path) -> None:
+    path = str(tmp_path / "slide.geojson")
+    kernel = Kernel()
+    try:
+        kernel.run(SETUP + f"document = dh.Document.open(slide, {path!r}, 'anna')")
+        comm = open_viewer(kernel, "slide", "document")
+        for number in range(1, 400):
+            stroke = {"path": [[number, 50]], "radius": 5, "create": f"stroke {number}", "key": f"key {number}"}
+            kernel.send(comm, type="edit", view="a", layer=1, id=number, action="draw", tool="brush", **stroke)
+        assert kernel.receive(20)[0]["edit"]
+        kernel.manager.signal_kernel(9)
+        answered = {f"stroke {number}" for number in range(1, 21)}
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            with contextlib.suppress(queue.Empty):
+                for got in apart(kernel.client.get_iopub_msg(timeout=0.2)):
+                    content = got["content"].get("data", {}).get("content", {})
+                    if got["msg_type"] == "comm_msg" and content.get("edit"):
+                        answered.add(f"stroke {content['id']}")
+    finally:
+        kernel.stop()
+    with dh.Document.open(make_slide(), path, "anna") as document:
+        assert answered <= set(document.annotations.ids)
+        assert 20 <= len(document) < 399
+        document.undo()
+    assert len(dh.Annotations.from_geojson(path)) == len(document)
 
 
 def make_slide() -> Scan:
