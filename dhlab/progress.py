@@ -31,9 +31,9 @@ def report_progress(
     loss: float | None = None,
     text: str = "",
 ) -> None:
-    """Tell whoever looks at the job how far it is; does nothing outside a job, and on all workers but the first.
+    """Tell whoever looks at the job how far it is; does nothing outside a job.
 
-    Call it as often as you like: it writes once a second.
+    Call it as often as you like: it writes once a second. Of several workers only one shall.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def report_progress(
     """
     folder, now = env.get("DHLAB_JOB"), time.monotonic()
     early = now - _reported.get(folder, 0.0) < SECONDS_BETWEEN_REPORTS and done < 1
-    if not folder or env.get("HOROVOD_RANK") not in ("", "0") or early:
+    if not folder or early:
         return
     _reported[folder] = now
     told = {"done": done, "rate": rate, "seconds_left": seconds_left, "loss": loss, "text": text}
@@ -107,5 +107,5 @@ def progress_bar(
                 report_progress(self.n / total, rate=rate, seconds_left=(total - self.n) / rate, text=description)
             return drawn
 
-    bar = Reported if reported and env.get("DHLAB_JOB") else tqdm
+    bar = Reported if reported and env.get("DHLAB_JOB") and env.get("HOROVOD_RANK") in ("", "0") else tqdm
     return bar(total=total, desc=description, disable=not shown, unit=unit, mininterval=0.5)

@@ -129,6 +129,7 @@ class Slurm:
                 "signal": f"B:USR2@{request.signal_s}",
                 "requeue": True,
                 "kill-on-invalid-dep": "yes",
+                **({"no-kill": True} if request.least_workers else {}),
                 **request.options,
             },
             **{name: value for name, value in optional.items() if value},

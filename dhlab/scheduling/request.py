@@ -30,6 +30,8 @@ class Request:
         One of `CLUSTERS`.
     workers, nodes
         Processes that compute, and machines that they are spread over evenly.
+    least_workers
+        With how many a training still goes on; 0 if with no fewer than all.
     gpus
         GPUs for each worker.
     minutes
@@ -61,6 +63,7 @@ class Request:
     cluster: str
     workers: int = 1
     nodes: int = 1
+    least_workers: int = 0
     gpus: int = 0
     minutes: float | None = None
     partition: str | None = None
@@ -75,12 +78,16 @@ class Request:
 
     def check(self) -> None:
         """Raise BadValueError if something is asked that no cluster can give."""
-        for name, least in (("workers", 1), ("nodes", 1), ("gpus", 0), ("max_requeues", 0)):
+        for name, least in (("workers", 1), ("nodes", 1), ("least_workers", 0), ("gpus", 0), ("max_requeues", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise BadValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
         if self.cluster not in CLUSTERS:
             raise BadValueError(f"cluster={self.cluster!r}; expected 'auto', {' or '.join(map(repr, CLUSTERS))}.")
+        if self.least_workers and not self.least_workers < self.workers:
+            raise BadValueError(f"least_workers={self.least_workers}; expected fewer than the {self.workers} workers.")
+        if self.least_workers and self.tasks:
+            raise BadValueError("least_workers for an array; expected a single training.")
         if self.workers % self.nodes:
             raise BadValueError(f"{self.workers} workers cannot be spread evenly over {self.nodes} nodes.")
         if self.minutes is not None and not self.minutes > 0:

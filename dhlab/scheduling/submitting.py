@@ -36,6 +36,7 @@ def submit(
     *arguments: Any,
     workers: int = 1,
     nodes: int = 1,
+    least_workers: int = 0,
     gpus: int = 0,
     minutes: float | None = None,
     partition: str | None = None,
@@ -66,6 +67,9 @@ def submit(
         Processes that compute together; more than one needs Horovod.
     nodes
         Machines that they are spread over evenly.
+    least_workers
+        With how many of them a training still goes on when others are lost, until those are back; 0 if with no fewer
+        than all.
     gpus
         GPUs for each worker. On this machine 0 leaves those visible that are visible here.
     minutes
@@ -117,6 +121,7 @@ def submit(
         cluster=cluster,
         workers=workers,
         nodes=nodes,
+        least_workers=least_workers,
         gpus=gpus,
         minutes=MINUTES_ON_SLURM if minutes is None and cluster == "slurm" else minutes,
         partition=partition,
@@ -126,14 +131,14 @@ def submit(
         devices=env.get("CUDA_VISIBLE_DEVICES") or None,
         submitted=datetime.now().astimezone().isoformat(timespec="milliseconds"),
     )
-    request.check()
-    _check_possible(request)
     items = None if array is None else list(array)
     if items == []:
         raise BadValueError("array is empty; expected a value for each task.")
-    number = 0 if items is None else len(items)
+    number = len(items or ())
     identity = f"{request.name}-{datetime.now().astimezone():%m%d-%H%M%S}-{secrets.token_hex(2)}"
     request = dataclasses.replace(request, id=identity, tasks=number, parts=tuple(range(number)))
+    request.check()
+    _check_possible(request)
     place = JobFolder(_place(folder, identity))
     place.create()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -15,6 +14,7 @@ from typing import Any
 from dhlab import env
 from dhlab.atomic import atomic_write_text
 from dhlab.scheduling.folder import CALL, JobFolder
+from dhlab.scheduling.team import interface_to
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ def main(folder: str, *, under_srun: bool) -> int:
     place = JobFolder(Path(folder))
     try:
         result = _do(place)
-        if rank == 0:
+        if _is_first(rank):
             place.write("worker-0.result", result)
     except Exception as error:  # noqa: BLE001 - whatever it was, the person who submitted it is told
         traceback.print_exc()
@@ -64,6 +64,15 @@ def _do(place: JobFolder) -> Any:
     return function(*item, *arguments, **keywords)
 
 
+def _is_first(rank: int) -> bool:
+    if not env.get("HOROVOD_ELASTIC"):
+        return rank == 0
+    from dhlab.distributed import is_main
+
+    # Who was first at the beginning may be gone.
+    return is_main()
+
+
 def _leave(_number: int, _frame: object) -> None:
     """End without a result and without a fault: the job is begun again."""
     raise SystemExit(0)
@@ -75,7 +84,7 @@ def _take_rank_from_slurm() -> None:
     if size == 1:
         return
     server = env.get("SLURM_LAUNCH_NODE_IPADDR")
-    network = _interface_to(server)
+    network = interface_to(server)
     env.set_variables(
         {
             "HOROVOD_HOSTNAME": env.get("SLURMD_NODENAME"),
@@ -90,18 +99,6 @@ def _take_rank_from_slurm() -> None:
             "NCCL_SOCKET_IFNAME": network,
         }
     )
-
-
-def _interface_to(server: str) -> str:
-    """Return the network interface over which an address is reached."""
-    import psutil
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-        # Nothing is sent; the system only chooses the way.
-        route.connect((server, 9))
-        own = route.getsockname()[0]
-    addresses = psutil.net_if_addrs().items()
-    return next(name for name, found in addresses if any(address.address == own for address in found))
 
 
 if __name__ == "__main__":

@@ -225,9 +225,10 @@ def fit(
     listeners = [make_display()] if progress and is_main() else []
     if run is not None and tensorboard and is_main():
         listeners.append(TensorBoardLog(run.folder / "tensorboard"))
-    if env.get("DHLAB_JOB") and is_main():
+    # Elastic workers may become the first one later.
+    if env.get("DHLAB_JOB"):
         listeners.append(JobReport())
-    if on_event is not None and is_main():
+    if on_event is not None:
         listeners.append(on_event)
     digest = model.digest() if run is not None else ""
     trainer = Trainer(model, train, settings, device=device, sample_weights=sample_weights)
@@ -382,7 +383,7 @@ class _Loop:
         self.written = time.perf_counter()
 
     def _tell(self, kind: str, value: float, samples: int) -> None:
-        if not self.listeners:
+        if not self.listeners or not is_main():
             return
         progress, minutes = self.progress, self.settings.minutes
         if progress.finished:

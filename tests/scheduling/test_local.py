@@ -225,20 +225,39 @@ def test_an_array_fails_and_resumes_by_its_tasks(tmp_path) -> None:
     assert job.progress.text == "2 of 2 tasks"
 
 
-def test_two_workers_meet() -> None:
+def test_workers_know_their_place() -> None:
     pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
 
-    def meet() -> tuple[int, float]:
-        import horovod.torch as hvd
-        import torch
+    def tell() -> str:
+        print(os.environ["HOROVOD_RANK"], os.environ["HOROVOD_SIZE"], os.environ["HOROVOD_LOCAL_RANK"])
+        return f"result of worker {os.environ['HOROVOD_RANK']}"
 
-        hvd.init()
-        print("worker", hvd.rank())
-        return hvd.size(), float(hvd.allreduce(torch.tensor([hvd.rank() + 1.0]), op=hvd.Sum))
+    job = submit(tell, workers=2)
+    assert job.result(60) == "result of worker 0"
+    assert [job.log(worker=worker) for worker in (0, 1)] == ["0 2 0", "1 2 1"]
 
-    job = submit(meet, workers=2)
-    assert job.result(120) == (2, 3.0)
-    assert job.log(worker=1) == "worker 1"
+
+def test_a_training_goes_on_without_a_lost_worker(tmp_path) -> None:
+    """The first of two elastic workers is killed: the other becomes the first, reports, and gives the result."""
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+    told = tmp_path / "told"
+
+    def slowly(event) -> None:
+        if event.kind == "step":
+            with told.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(0.1)
+
+    settings = {"epochs": 5, "batch_size": 4, "progress": False, "on_event": slowly}
+    job = submit(dh.fit, some_model(), some_data(), workers=2, least_workers=1, **settings)
+    first = wait_for(lambda: told.read_text().split()[-1] if told.exists() and len(told.read_text()) > 50 else None, 90)
+    os.kill(int(first), signal.SIGKILL)
+    report = job.result(120)
+    assert len(report.tables["Learning curve"]) == 5
+    by = told.read_text().split()
+    assert len(set(by)) == 2, "another worker told of the rest"
+    assert 30 <= len(by) <= 41, "what was learnt since the last commit, ten batches at most, is learnt again"
+    assert job.progress.text.startswith("epoch 5")
 
 
 def test_one_of_two_workers_is_killed() -> None:

@@ -173,19 +173,6 @@ def test_workers_know_their_place(slurm) -> None:
     ]
 
 
-def test_workers_on_two_nodes_add_up(slurm) -> None:
-    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
-
-    def meet() -> tuple[int, float]:
-        import horovod.torch as hvd
-        import torch
-
-        hvd.init()
-        return hvd.size(), float(hvd.allreduce(torch.tensor([hvd.rank() + 1.0]), op=hvd.Sum))
-
-    assert dh.submit(meet, workers=2, nodes=2).result(120) == (2, 3.0)
-
-
 def some_data(count: int = 24) -> dh.Dataset:
     rng = np.random.default_rng(0)
     targets = rng.permutation(np.arange(count) % 2)

@@ -1,0 +1,279 @@
+"""The workers of a job: processes that Horovod joins, or one ``srun`` for all; elastic ones come and go."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dhlab import env
+from dhlab.scheduling.clusters import run_slurm
+from dhlab.scheduling.folder import RESULT
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator, Sequence
+
+    from dhlab.scheduling.folder import JobFolder
+    from dhlab.scheduling.request import Request
+
+__all__ = ["ElasticTeam", "Team", "interface_to"]
+
+SECONDS_TO_END = 10.0
+# A machine on which a worker was lost is tried again after so long, at least and at most.
+COOLDOWN_S = (5, 120)
+SECONDS_FOR_LEAST = 600
+
+
+class Team:
+    """The workers of one job, of which none may be lost.
+
+    Parameters
+    ----------
+    place
+        Folder of the job, or of one task of its array.
+    request
+        What was asked.
+    """
+
+    def __init__(self, place: JobFolder, request: Request) -> None:
+        self.place, self.request = place, request
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.failed: int | None = None  # the first process that did
+        self.program = [sys.executable, "-u", "-m", "dhlab.scheduling.worker", str(place.path)]
+        self.environment = env.copy_environment() | {"DHLAB_JOB": str(place.path)}
+        threads = max(1, env.core_count() * request.nodes // request.workers)
+        self.environment.setdefault("OMP_NUM_THREADS", str(threads))
+        if request.cluster == "local":
+            # The GPUs are those of where the job was submitted; submitit hides them.
+            self.environment.pop("CUDA_VISIBLE_DEVICES", None)
+            if request.devices is not None:
+                self.environment["CUDA_VISIBLE_DEVICES"] = request.devices
+
+    def run(self, stopping: threading.Event) -> None:  # noqa: ARG002 - elastic ones must know
+        """Start all workers, wait until they have ended, and end the others when one fails."""
+        with _rendezvous(self.request) as addresses:
+            self._start(addresses)
+            while codes := [process.poll() for process in self.processes]:
+                if any(codes):
+                    self.failed = next(rank for rank, code in enumerate(codes) if code)
+                    self.send(signal.SIGTERM)
+                    self.wait(time.monotonic() + SECONDS_TO_END)
+                    return
+                if None not in codes:
+                    return
+                time.sleep(0.05)
+
+    def _start(self, addresses: dict[str, str]) -> None:
+        request, common = self.request, self.environment | addresses
+        if request.cluster == "slurm":
+            options = [f"--nodes={request.nodes}", f"--ntasks={request.workers}", "--distribution=block"]
+            command = _srun(*options, "--kill-on-bad-exit=1", f"--output={self.place.path}/worker-%t.log")
+            self.processes = [subprocess.Popen([*command, *self.program, "--under-srun"], env=common)]
+            return
+        for rank in range(request.workers):
+            own = common | (_slot(rank, request.workers) if request.workers > 1 else {})
+            with self.place.log_of(rank).open("ab") as log:
+                self.processes.append(subprocess.Popen(self.program, env=own, stdout=log, stderr=subprocess.STDOUT))
+
+    def send(self, number: int) -> None:
+        """Send a signal to every worker; ``srun`` hands it on."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def wait(self, deadline: float) -> None:
+        """Wait until all have ended, no longer than until a time of `time.monotonic`."""
+        while any(process.poll() is None for process in self.processes) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        """End whoever still runs."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def publish(self) -> str:
+        """Make worker 0's result the job's if all went well, else write and return why not."""
+        left = self.place.path / "worker-0.result"
+        if self.failed is None and left.exists():
+            left.replace(self.place.path / RESULT)
+            return ""
+        faults = sorted((self.place.read_json(p.name) for p in self.place.path.glob("worker-*.error")), key=_time)
+        fault = faults[0] if faults else {"message": self._explain(), "trace": ""}
+        self.place.write_error(fault["message"], fault["trace"])
+        return str(fault["message"])
+
+    def _explain(self) -> str:
+        if self.failed is None:
+            return "the workers ended without a result and without an error; see the log."
+        code = self.processes[self.failed].returncode
+        # A shell and srun report a signal as 128 and its number.
+        number = -code if code < 0 else max(0, code - 128)
+        how = f"was ended by signal {number} ({signal.strsignal(number)})" if number else f"ended with status {code}"
+        alone = self.request.cluster == "local" and not self.request.least_workers
+        who = f"worker {self.failed} of {len(self.processes)}" if alone else "a worker"
+        hint = " Nobody asked for that: was the memory full?" if number == signal.SIGKILL else ""
+        return f"{who} {how} before it had a result.{hint}"
+
+
+class ElasticTeam(Team):
+    """Workers that come and go: Horovod's elastic driver starts them, and others in place of those that are lost."""
+
+    def run(self, stopping: threading.Event) -> None:
+        """Start as many as there is room for, and go on while there are enough."""
+        from horovod.runner.common.util.timeout import Timeout
+        from horovod.runner.elastic.settings import ElasticSettings
+        from horovod.runner.gloo_run import launch_gloo_elastic
+        from horovod.runner.http.http_server import RendezvousServer
+
+        request = self.request
+        settings = ElasticSettings(
+            discovery=_Places(request),
+            min_num_proc=request.least_workers,
+            max_num_proc=request.workers,
+            num_proc=request.least_workers,
+            elastic_timeout=SECONDS_FOR_LEAST,
+            reset_limit=None,
+            cooldown_range=COOLDOWN_S,
+            start_timeout=Timeout(SECONDS_FOR_LEAST, "Timed out waiting for {activity}."),
+            run_func_mode=False,
+        )
+
+        def execute(command: str, slot: Any, events: Sequence[threading.Event]) -> tuple[int, float]:
+            process = self._start_one(command, slot)
+            self.processes.append(process)
+            while process.poll() is None:
+                # While all write their state, none is ended.
+                if any(event.is_set() for event in events) and not stopping.is_set():
+                    _stop(process)
+                time.sleep(0.1)
+            return process.returncode, time.time()
+
+        network = _network(request)
+        try:
+            launch_gloo_elastic(
+                self.program, execute, settings, {}, lambda _: {network}, RendezvousServer(), sys.executable
+            )
+        except RuntimeError as error:
+            print(f"dhlab: {error}", flush=True)  # noqa: T201 - into the log
+        codes = [process.poll() for process in self.processes]
+        if 0 not in codes:
+            self.failed = len(codes) - 1
+
+    def _start_one(self, command: str, slot: Any) -> subprocess.Popen[bytes]:
+        shell = ["/bin/sh", "-c", f"exec {command}"]
+        place = self.place.log_of(slot.rank)
+        if self.request.cluster == "slurm":
+            alone = ("--nodes=1", "--ntasks=1", "--overlap", f"--nodelist={slot.hostname}", f"--output={place}")
+            return subprocess.Popen([*_srun(*alone), *shell], env=self.environment)
+        with place.open("ab") as log:
+            return subprocess.Popen(shell, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+class _Places:
+    """Where elastic workers may run now; Horovod asks every second."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def find_available_hosts_and_slots(self) -> dict[str, int]:
+        """Return how many workers each machine takes."""
+        if self.request.cluster == "local":
+            # Horovod avoids a whole machine after a loss, so each worker has a name of this one for itself.
+            return {f"127.0.0.{number + 1}": 1 for number in range(self.request.workers)}
+        each = self.request.workers // self.request.nodes
+        listing = run_slurm("sinfo", "--noheader", "--Node", f"--nodes={','.join(_node_names())}", "--format=%N %T")
+        states = dict(line.split() for line in listing.splitlines())
+        # A star is a machine that does not answer.
+        return {name: each for name, state in states.items() if not state.endswith("*") and "down" not in state}
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _time(fault: dict[str, Any]) -> float:
+    return float(fault.get("time", 0.0))
+
+
+@contextmanager
+def _rendezvous(request: Request) -> Iterator[dict[str, str]]:
+    """Run the server through which workers find one another, and give what they must know of it."""
+    with ExitStack() as stack:
+        if request.workers == 1:
+            yield {}
+            return
+        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
+        from horovod.runner.http.http_server import RendezvousServer
+
+        server = RendezvousServer()
+        port = server.start()
+        stack.callback(server.stop)
+        hosts = _node_names() if request.cluster == "slurm" else ["localhost"]
+        each = request.workers // request.nodes
+        server.init(get_host_assignments(parse_hosts(",".join(f"{host}:{each}" for host in hosts)), request.workers))
+        addresses = {
+            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+        }
+        if request.cluster == "local":
+            addresses |= {"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_GLOO_IFACE": _loopback()}
+        yield addresses
+
+
+def _node_names() -> list[str]:
+    from submitit import JobEnvironment
+
+    return list(JobEnvironment().hostnames)
+
+
+def _loopback() -> str:
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+
+
+def _slot(rank: int, size: int) -> dict[str, str]:
+    """Return what Horovod tells a worker of its place among those on this machine."""
+    from horovod.runner.common.util.hosts import SlotInfo
+    from horovod.runner.gloo_run import create_slot_env_vars
+
+    slot = SlotInfo("localhost", rank, local_rank=rank, cross_rank=0, size=size, local_size=size, cross_size=1)
+    return dict(create_slot_env_vars(slot))
+
+
+def _srun(*options: str) -> list[str]:
+    command = ["srun", "--unbuffered", "--open-mode=append", *options]
+    # A step does not inherit this since Slurm 22.05.
+    if cores := env.get("SLURM_CPUS_PER_TASK"):
+        command.append(f"--cpus-per-task={cores}")
+    return command
+
+
+def _network(request: Request) -> str:
+    """Return the network interface over which the machines of a job reach one another."""
+    if request.cluster == "local":
+        return _loopback()
+    shown = run_slurm("scontrol", "show", "node", _node_names()[-1], "--oneliner")
+    return interface_to(next(word.partition("=")[2] for word in shown.split() if word.startswith("NodeAddr=")))
+
+
+def interface_to(address: str) -> str:
+    """Return the network interface over which an address is reached."""
+    import psutil
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        # Nothing is sent; the system only chooses the way.
+        route.connect((address, 9))
+        own = route.getsockname()[0]
+    addresses = psutil.net_if_addrs().items()
+    return next(name for name, found in addresses if any(one.address == own for one in found))
