@@ -32,10 +32,10 @@ BUDGET = 256 << 20
 FINEST = 8
 MARGIN = 8  # pixels of a tile into which shapes beside it reach
 THICKNESS = 2
-DOT_PX = 2.0  # what is smaller than this is a dot
+DOT_PX, LEAST_PX = 6.0, 2  # what is smaller is a disc of its size, of so many pixels at least
 SHIFT = 3  # cv2 draws at 1/8 pixel
 FILL, FAINT, OPAQUE = 56, 18, 255
-POINT_PX = 5
+POINT_PX = 11
 REVIEWS = (None, "proposed", "rejected")
 GREY = (128, 128, 128)
 UINT8 = np.dtype(np.uint8)
@@ -150,17 +150,23 @@ class Canvas:
     def _draw_dots(
         self, picture: NDArray[np.uint8], rows: NDArray[np.int64], *, start: NDArray[Any], zoom: float
     ) -> None:
-        """Draw what is too small for an outline; points keep their size on the screen."""
+        """Draw discs for what is too small for an outline, all of one size at once; points keep theirs."""
         middle = (self._bounds[rows, :2] + self._bounds[rows, 2:]) / 2
         at = np.floor((middle[:, ::-1] - start) * zoom).astype(int)
         colors = np.array(self._line, np.uint8)[self._labels[rows]]
-        points = self._sides[rows] == 0
-        for (y, x), color in zip(at[points].tolist(), colors[points].tolist(), strict=True):
-            cv2.circle(picture, (x, y), POINT_PX, color, -1)
-        for step in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            y, x = (at[~points] + step).T
-            inside = (y >= 0) & (y < TILE) & (x >= 0) & (x < TILE)
-            picture[y[inside], x[inside]] = colors[~points][inside]
+        sides = np.where(self._sides[rows] == 0, POINT_PX, np.maximum(np.rint(self._sides[rows] * zoom), LEAST_PX))
+        for side in np.unique(sides).tolist():
+            some = sides == side
+            for step in _disc(int(side)):
+                y, x = (at[some] + step).T
+                inside = (y >= 0) & (y < TILE) & (x >= 0) & (x < TILE)
+                picture[y[inside], x[inside]] = colors[some][inside]
+
+
+def _disc(side: int) -> list[tuple[int, int]]:
+    """Return the pixels (y, x) of a disc of a diameter, around its middle."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return [(int(a) - side // 2, int(b) - side // 2) for a, b in np.argwhere(np.hypot(y, x) <= side / 2)]
 
 
 @dataclass(frozen=True, eq=False)
