@@ -32,9 +32,14 @@ __all__ = ["classify_cells", "find_nuclei", "measure_cells"]
 
 cv2: Any = opencv  # its stubs forget the dtype of what they return
 Region = tuple["Sequence[float]", "Sequence[float]"]
-# Nuclei are looked for in pixels of about this size, in µm, and have about this diameter.
-NUCLEUS_SPACING, NUCLEUS_DIAMETER = 0.5, 6.0
-LEAST_NUCLEUS, MOST_PIXELS = 30, 1 << 26
+# Nuclei are looked for in pixels of about this size, in µm, smoothed by so many of them.
+NUCLEUS_SPACING, SMOOTHING = 0.5, 1.0
+# Of the depth of a nucleus, what counts as its core; of the area of a usual one, the least.
+CORE, LEAST_SHARE = 0.75, 0.25
+EIGHT = np.ones((3, 3))
+# Fields of view whose usual pixel is darker than this are fluorescence.
+DARK = 96
+MOST_PIXELS = 1 << 26
 TEXTURE_SIGMAS, TEXTURES = (0.7, 1.6, 3.5), ("gradient", "laplacian", "structure")
 WIDTH = 16
 
@@ -42,7 +47,7 @@ WIDTH = 16
 def find_nuclei(scan: Scan, *, region: Region | None = None, diameter: float | None = None) -> Annotations:
     """Find nuclei by the density of their stain: haematoxylin in bright field, the first channel in fluorescence.
 
-    What is denser than its surroundings is split where it is narrow. It is simple and needs no training; a network
+    What is dense is cut where it is narrow. It is simple and needs no training; a network
     that was trained for nuclei finds more of them.
 
     Parameters
@@ -52,7 +57,7 @@ def find_nuclei(scan: Scan, *, region: Region | None = None, diameter: float | N
     region
         Start and size (y, x) in level-0 pixels; None is the whole scan.
     diameter
-        Of a nucleus, in the scan's unit; None is 6 µm, or 12 pixels where the physical size is unknown.
+        Of a usual nucleus, in the scan's unit, by which touching ones are cut; None takes it from the picture.
 
     Returns
     -------
@@ -68,16 +73,15 @@ def find_nuclei(scan: Scan, *, region: Region | None = None, diameter: float | N
 
     References
     ----------
-    Otsu, "A threshold selection method from gray-level histograms", 1979; Meyer, "Topographic distance and watershed
-    lines", 1994.
+    Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on Systems, Man, and Cybernetics
+    1979; Ruifrok and Johnston, "Quantification of histochemical staining by color deconvolution", 2001.
     """
     physical = {"µm": 1.0, "mm": 1e-3}.get(scan.unit)
     wanted = scan.spacing[0] if physical is None else NUCLEUS_SPACING * physical
     level = scan.level_for(wanted)
     features = LevelFeatures(scan, level)
     window, corner = _read(features, region)
-    across = diameter or (12 * scan.spacing[0] if physical is None else NUCLEUS_DIAMETER * physical)
-    radius = max(2.0, across / scan.spacing_of(level)[0] / 2)
+    radius = None if diameter is None else diameter / scan.spacing_of(level)[0] / 2
     labels = _split(_density(scan, window), radius)
     return _outline(labels, corner, features).on(scan)
 
@@ -193,59 +197,59 @@ def _read(features: LevelFeatures, region: Region | None) -> tuple[torch.Tensor,
 def _density(scan: Scan, window: torch.Tensor) -> NDArray[np.float32]:
     """Return how much of the nuclear stain there is, ``(height, width)`` float32."""
     if _bright(scan, window):
-        amounts = separate_stains((window / 255)[None], "hed", channel_axis=1)
+        amounts = separate_stains((window[:3] / 255)[None], "hed", channel_axis=1)
         return amounts[0, 0].numpy()
     return window[0].numpy()
 
 
 def _bright(scan: Scan, window: torch.Tensor) -> bool:
-    """Return whether a window is light that stained tissue let through."""
-    return window.shape[0] == 3 and scan.dtype == np.uint8 and float(window.median()) > 96
+    """Return whether a window is light that stained tissue let through: RGB, perhaps with alpha."""
+    return window.shape[0] in (3, 4) and scan.dtype == np.uint8 and float(window[:3].median()) > DARK
 
 
-def _split(density: NDArray[np.float32], radius: float) -> NDArray[np.int32]:
-    """Return a label map of what is denser than its surroundings, cut where it is narrow."""
-    smooth = cv2.GaussianBlur(density, (0, 0), max(0.8, radius / 5))
-    ground = cv2.GaussianBlur(density, (0, 0), 4 * radius)
-    raised = smooth - ground
-    top = max(float(np.quantile(raised, 0.999)), 1e-6)
-    scaled = np.clip(raised / top * 255, 0, 255).astype(np.uint8)
-    threshold, _ = cv2.threshold(scaled[scaled > 0].reshape(1, -1) if scaled.any() else scaled, 0, 255, cv2.THRESH_OTSU)
-    mask = ndimage.binary_fill_holes(scaled > threshold)
-    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    distance = cv2.GaussianBlur(cv2.distanceTransform(mask, cv2.DIST_L2, 5), (0, 0), radius / 4)
-    peaks = (distance == ndimage.maximum_filter(distance, int(radius) | 1)) & (distance > radius / 4)
-    markers, count = ndimage.label(peaks, np.ones((3, 3)))
-    markers[mask == 0] = count + 1
-    relief = 255 - np.clip(distance / max(float(distance.max()), 1e-6) * 255, 0, 255).astype(np.uint8)
-    labels = cv2.watershed(np.repeat(relief[..., None], 3, -1), markers.astype(np.int32))
-    labels[(labels < 0) | (labels > count)] = 0
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    small = sizes < min(LEAST_NUCLEUS, radius**2)
-    small[0] = False
-    numbers = np.cumsum(~small) - 1
+def _split(density: NDArray[np.float32], radius: float | None) -> NDArray[np.int32]:
+    """Return a label map of what is dense, cut where it is narrow; the radius of a nucleus is in pixels."""
+    smooth = cv2.GaussianBlur(density, (0, 0), SMOOTHING)
+    low, high = np.quantile(smooth, (0.001, 0.995))
+    scaled = np.clip((smooth - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    threshold, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_OTSU)
+    mask = cv2.morphologyEx((scaled > threshold).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    mask = ndimage.binary_fill_holes(mask).astype(np.uint8)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
+    if radius is None:
+        # How deep the pixels of the middles lie: in clusters as deep as in single nuclei.
+        middles = depth[(depth == ndimage.maximum_filter(depth, 5)) & (depth > 2)]
+        radius = float(np.median(middles)) * 1.2 if middles.size else 4.0
+    around = cv2.GaussianBlur(depth, (0, 0), max(radius / 4, 0.5))
+    cores, count = ndimage.label(around > CORE * ndimage.maximum_filter(around, size=2 * int(radius) + 1), EIGHT)
+    cores[mask == 0] = 0
+    near = ndimage.distance_transform_edt(cores == 0, return_distances=False, return_indices=True)
+    labels = np.where(mask > 0, cores[tuple(near)], 0)
+    small = np.bincount(labels.ravel(), minlength=count + 1) < LEAST_SHARE * np.pi * radius**2
+    small[0] = True
+    numbers = np.cumsum(~small)
     numbers[small] = 0
     return numbers[labels].astype(np.int32)
 
 
 def _outline(labels: NDArray[np.int32], corner: NDArray[np.int64], features: LevelFeatures) -> Annotations:
-    """Return the outlines of a label map whose first pixel lies at a corner of a level."""
+    """Return the outlines of a label map that begins at a corner of a level, of each object the largest part."""
     objects = measure_objects(torch.from_numpy(labels))
     shapes = []
     for number, (top, left, bottom, right) in enumerate(objects.box.tolist(), 1):
         if bottom <= top:
             continue
-        part = (labels[top:bottom, left:right] == number).astype(np.uint8)
         # Twice as large, so that outlines run along the sides of pixels.
-        rings, _ = cv2.findContours(
-            np.kron(np.pad(part, 1), np.ones((2, 2), np.uint8)), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-        )
-        ring = max(rings, key=cv2.contourArea)[:, 0].astype(float)
-        if len(ring) < 4:
-            continue
+        part = np.kron(np.pad(labels[top:bottom, left:right] == number, 1), np.ones((2, 2))).astype(np.uint8)
+        rings, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        ring = max(rings, key=cv2.contourArea)[:, 0]
         yx = (ring[:, ::-1] + 0.5) / 2 - 1 + (top, left) + corner
-        shapes.append(shapely.Polygon((yx * features.frame.scale)[:, ::-1]))
-    return Annotations.from_geometries(shapes, kind="cell")
+        # From the middles of small pixels to their sides; rings that touch themselves at a corner fall apart.
+        pieces = shapely.get_parts(shapely.buffer(shapely.Polygon(yx[:, ::-1]), 0.25, join_style="mitre"))
+        shapes += [max(pieces, key=shapely.area)] if len(pieces) else []
+    down, across = features.frame.scale
+    scaled = shapely.transform(np.array(shapes, object), lambda xy: xy * (across, down))
+    return Annotations.from_geometries(scaled, kind="cell")
 
 
 def _from_labels(labels: Scan, scan: Scan) -> Annotations:
@@ -284,7 +288,7 @@ def _intensities(
     names = list(scan.channels) or ["intensity"]
     planes = [*window]
     if _bright(scan, window):
-        planes += [*separate_stains((window / 255)[None], "hed", channel_axis=1)[0, :2]]
+        planes += [*separate_stains((window[:3] / 255)[None], "hed", channel_axis=1)[0, :2]]
         names += ["haematoxylin", "eosin"]
     grey = window.mean(0)
     texture = filter_bank(grey[None, None], sigmas=TEXTURE_SIGMAS, features=TEXTURES, channel_axis=1)[0]
