@@ -70,8 +70,8 @@ class Learning:
         self._stop_hearing = document.observe(lambda _: self._changed.set())
         self._thread = self._start(self._follow, "dhlab-learn")
 
-    def do(self, action: str) -> dict[str, Any]:
-        """Do what a person asks for, and return `learning` as it is then.
+    def do(self, action: str) -> None:
+        """Do what a person asks for.
 
         Parameters
         ----------
@@ -97,7 +97,6 @@ class Learning:
         if action != "cancel" and self._layer is None:
             raise BadValueError(f"nothing is learned yet. {self.viewer.learning['message']}".strip())
         actions[action]()
-        return dict(self.viewer.learning)
 
     def end(self) -> None:
         """Stop learning and take the heat map away; the document keeps everything."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dhlab.learner import Learner
     from dhlab.view.learning import Learning
     from dhlab.view.watching import Watch
 
@@ -355,7 +356,12 @@ class Viewer(traitlets.HasTraits):
         self._renew(layer.id)
         return answer
 
-    def learn(self, name: str | int, action: str = "start") -> dict[str, Any]:
+    @property
+    def learner(self) -> Learner | None:
+        """What learns from a document at present, see `learn`; None if nothing does."""
+        return None if self._learning is None else self._learning.learner
+
+    def learn(self, name: str | int, action: str = "start", *, wait: bool = False) -> dict[str, Any]:
         """Let a document that is shown teach a classifier while one draws, and see what it has learned as a layer.
 
         Parameters
@@ -365,6 +371,8 @@ class Viewer(traitlets.HasTraits):
         action
             ``"start"``, ``"stop"``; and while it learns: ``"next"`` (go where it is unsure), ``"apply"`` (map the whole
             slide in the background), ``"cancel"`` (end that), ``"polygons"`` (outline the classes, as proposals).
+        wait
+            Wait until all that is drawn has been learned, and nothing is being mapped any more.
 
         Returns
         -------
@@ -384,16 +392,19 @@ class Viewer(traitlets.HasTraits):
         if layer.document is None:
             raise BadValueError(f"{layer.name!r} is no document; expected one to draw in: dh.Document.open(scan).")
         running = self._learning
-        if action in ("start", "stop") or running is None or running.number != layer.id:
-            if running is not None:
-                running.end()
-                self._learning = None
-            if action == "start":
-                self._learning = Learning(self, layer.id)
-            elif action != "stop":
+        other = running is None or running.number != layer.id
+        if running is not None and (action == "stop" or (action == "start" and other)):
+            running.end()
+            self._learning = None
+        if action == "start" and other:
+            self._learning = Learning(self, layer.id)
+        elif action not in ("start", "stop"):
+            if running is None or other:
                 raise BadValueError(f"nothing is being learned from {layer.name!r}; start that first.")
-            return dict(self.learning)
-        return running.do(action)
+            running.do(action)
+        if wait and self._learning is not None:
+            self._learning.wait()
+        return dict(self.learning)
 
     def refresh(self, name: str | int) -> None:
         """Let fronts ask anew for what a layer shows, because its pixels have changed.

@@ -32,9 +32,9 @@ def viewer(slide: Scan, document: Document) -> Iterator[Viewer]:
 
 
 def start(viewer: Viewer) -> Learning:
-    viewer.learn(1)
+    viewer.learn(1, wait=True)
     assert viewer._learning is not None
-    assert viewer._learning.wait()
+    assert viewer.learner is viewer._learning.learner
     return viewer._learning
 
 
