@@ -29,6 +29,8 @@ ENDED = ("done", "failed", "cancelled", "lost")
 # An array is what is listed first among these and is the state of one of its tasks.
 WEIGHT = ("running", "requeued", "queued", "failed", "lost", "cancelled", "done")
 LONGEST_PAUSE_S = 2.0
+# A table looks at these every few seconds.
+MOST_SHOWN = 100
 LONGEST_LINE_BYTES = 400
 
 
@@ -351,10 +353,10 @@ class Jobs(Sequence[Job]):
         self._jobs = _find(self.folder)
         return self
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """Return all that a table shows of them, JSON-compatible."""
+    def to_dicts(self, most: int = MOST_SHOWN) -> list[dict[str, Any]]:
+        """Return all that a table shows of the latest `most` of them, JSON-compatible."""
         found = []
-        for job in self._jobs:
+        for job in self._jobs[:most]:
             # Somebody may remove a folder while we look.
             with suppress(NotFoundError):
                 found.append(job.to_dict())
@@ -365,7 +367,12 @@ class Jobs(Sequence[Job]):
 
     def draw(self, found: Sequence[dict[str, Any]]) -> str:
         """Return what `to_dicts` gave as an HTML table."""
-        return draw_table(found) if found else f"<i>{html.escape(f'no jobs in {self.folder}')}</i>"
+        if not found:
+            return f"<i>{html.escape(f'no jobs in {self.folder}')}</i>"
+        older = len(self._jobs) - len(found)
+        return draw_table(found) + (
+            f"<small>and {older} older in {html.escape(str(self.folder))}</small>" if older else ""
+        )
 
     def _repr_html_(self) -> str:
         return self.draw(self.to_dicts())

@@ -301,4 +301,5 @@ def test_the_table_shows_what_there_is() -> None:
     page = table._repr_html_()
     assert "ValueError: invalid literal" in page
     assert "a-b" in page
+    assert "and 1 older" in table.draw(table.to_dicts(most=1))
     assert json.loads((done.folder / "job.json").read_text())["call"].endswith("int")

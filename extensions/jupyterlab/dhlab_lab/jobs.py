@@ -50,7 +50,7 @@ class JobsHandler(JobHandler):
     async def get(self) -> None:
         """Answer ``{"jobs": [what `Job.to_dict` returns]}``."""
         most = self.count("most", MOST_JOBS, MOST_JOBS)
-        await self.answer(lambda: {"jobs": [job.to_dict() for job in _jobs()[:most]]})
+        await self.answer(lambda: {"jobs": _jobs().to_dicts(most)})
 
 
 class LogHandler(JobHandler):
