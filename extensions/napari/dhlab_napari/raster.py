@@ -31,7 +31,7 @@ BUDGET = 256 << 20
 # The finest level has so many pixels along a level-0 pixel, so that outlines are still thin where one fills the screen.
 FINEST = 8
 MARGIN = 8  # pixels of a tile into which shapes beside it reach
-THICKNESS = 2
+THICKNESS, FINE_PX = 2, 32.0  # of outlines; those of smaller shapes are half as thick
 DOT_PX, LEAST_PX = 6.0, 2  # what is smaller is a disc of its size, of so many pixels at least
 SHIFT = 3  # cv2 draws at 1/8 pixel
 FILL, FAINT, OPAQUE = 56, 18, 255
@@ -143,7 +143,17 @@ class Canvas:
         if flat.any():
             fill(values, geometries[flat], labels[flat], start=start, scale=np.array((zoom, zoom)))
         picture = self._inside[values]
-        _draw_lines(picture, geometries, labels, start=start, zoom=zoom, colors=self._line)
+        fine = self._sides[large] * zoom < FINE_PX
+        for some, thickness in ((~fine, THICKNESS), (fine, 1)):
+            _draw_lines(
+                picture,
+                geometries[some],
+                labels[some],
+                start=start,
+                zoom=zoom,
+                thickness=thickness,
+                colors=self._line,
+            )
         self._draw_dots(picture, rows[small], start=start, zoom=zoom)
         return picture
 
@@ -228,6 +238,7 @@ def _draw_lines(
     *,
     start: NDArray[Any],
     zoom: float,
+    thickness: int,
     colors: Sequence[tuple[int, ...]],
 ) -> None:
     """Draw rims, holes and lines; of one label at once, which is what makes it quick."""
@@ -248,7 +259,7 @@ def _draw_lines(
     for label in np.unique(of_chain).tolist():
         some = [chains[i] for i in np.flatnonzero(of_chain == label)]
         # Rings come closed, and lines stay open.
-        cv2.polylines(picture, some, False, colors[label], THICKNESS, cv2.LINE_8, SHIFT)
+        cv2.polylines(picture, some, False, colors[label], thickness, cv2.LINE_8, SHIFT)
 
 
 def review_of(extra: Any) -> str | None:
