@@ -20,6 +20,7 @@ export class Panel {
   private readonly cardList = make("div");
   private readonly cards = new Map<number, (settings: LayerSettings) => void>();
   private readonly sliders = new Map<string, (at: number) => void>();
+  private listed = "";
 
   constructor(layers: LayerScene[], private readonly events: PanelEvents, below: HTMLElement[]) {
     this.element.append(this.cardList, ...below);
@@ -28,6 +29,10 @@ export class Panel {
 
   /** Show these layers instead of those that were shown. */
   list(layers: LayerScene[]): void {
+    const key = JSON.stringify(layers.map((layer) => this.known(layer)));
+    // Who types in a card would be interrupted by another one in its place.
+    if (key === this.listed) return;
+    this.listed = key;
     this.cards.clear();
     this.sliders.clear();
     this.cardList.replaceChildren();
@@ -36,6 +41,11 @@ export class Panel {
       if (length > 1) this.cardList.append(this.sliceCard(axis, length));
     }
     for (const layer of [...layers].reverse()) this.cardList.append(this.card(layer));
+  }
+
+  /** What a card says of a layer once and for all. */
+  private known({ document, revision: _, ...layer }: LayerScene): object {
+    return document && this.events.classes(layer) ? { ...layer, classes: [], count: 0, drawn: true } : layer;
   }
 
   /** Whether a single layer has more to choose than its opacity. */

@@ -2,7 +2,7 @@
 import Layer from "ol/layer/Layer.js";
 import Source from "ol/source/Source.js";
 import ViewHint from "ol/ViewHint.js";
-import type { Extent } from "ol/extent.js";
+import { buffer, type Extent } from "ol/extent.js";
 import type { FrameState } from "ol/Map.js";
 import { Catalogue, HIDDEN, Outlines, type Box } from "./cells.ts";
 import type { GeoFeature } from "./drawing/features.ts";
@@ -152,12 +152,10 @@ export class ShapesLayer {
   }
 
   /** Objects of a document whose outlines are known and whose boxes touch a part of the frame. */
-  within([left, bottom, right, top]: Extent): string[] {
+  within(extent: Extent): string[] {
     const { catalogue } = this;
     if (!catalogue || !this.settings.visible) return [];
-    const x = [left, right].map((side) => (side! - this.origin[0]) / this.unit[0]);
-    const y = [top, bottom].map((side) => (this.origin[1] - side!) / this.unit[1]);
-    const box: Box = [x[0]!, y[0]!, x[1]!, y[1]!];
+    const box = this.boxOf(extent);
     return catalogue.within(box).flatMap((cell) => {
       const outlines = this.kept.get(cell);
       return (outlines?.ids ?? []).filter((_, shape) => {
@@ -166,6 +164,12 @@ export class ShapesLayer {
         return x0 <= box[2] && x1 >= box[0] && y0 <= box[3] && y1 >= box[1];
       });
     });
+  }
+
+  /** Whether shapes in a part of the frame have no outlines yet. */
+  isDotted(extent: Extent): boolean {
+    const cells = this.catalogue?.within(this.boxOf(extent)) ?? [];
+    return cells.some((cell) => !this.kept.has(cell));
   }
 
   /** Leave an object of a document out, or show it again. */
@@ -348,11 +352,14 @@ export class ShapesLayer {
 
   /** What is drawn, in level-0 pixels of the layer. */
   private box({ extent, viewState }: FrameState, margin = MARGIN): Box {
-    const [left, bottom, right, top] = extent!;
-    const more = margin * viewState.resolution;
+    return this.boxOf(buffer(extent!, margin * viewState.resolution));
+  }
+
+  /** A part of the frame in level-0 pixels of the layer. */
+  private boxOf([left, bottom, right, top]: Extent): Box {
     return [
-      (left! - more - this.origin[0]) / this.unit[0], (this.origin[1] - top! - more) / this.unit[1],
-      (right! + more - this.origin[0]) / this.unit[0], (this.origin[1] - bottom! + more) / this.unit[1],
+      (left! - this.origin[0]) / this.unit[0], (this.origin[1] - top!) / this.unit[1],
+      (right! - this.origin[0]) / this.unit[0], (this.origin[1] - bottom!) / this.unit[1],
     ];
   }
 

@@ -27,6 +27,8 @@ export interface ValuesRequest {
 
 /** What is asked of a document; the further fields depend on the action. */
 export interface EditRequest {
+  /** Whether it is about what a document teaches; only a kernel learns. */
+  type?: "edit" | "learn";
   layer: number;
   action: string;
   [name: string]: unknown;

@@ -141,7 +141,8 @@ export class ViewerView {
         free: () => (this.stage.dataset.tool ?? "pan") === "pan",
       });
     }
-    this.annotate(scene);
+    this.annotate();
+    this.panel.list(scene);
     this.listen();
     this.observer = new ResizeObserver(() => this.resized());
     this.observer.observe(this.stage);
@@ -174,7 +175,7 @@ export class ViewerView {
   }
 
   /** Let people draw on the topmost document, if there is one. */
-  private annotate(scene: LayerScene[]): void {
+  private annotate(): void {
     const document = this.layers.filter((layer) => layer instanceof DocumentLayer).at(-1);
     if (document === this.annotator?.layer) {
       this.annotator?.renew();
@@ -193,7 +194,6 @@ export class ViewerView {
       this.stage.append(this.annotator.bar.element);
       this.cards.append(...this.annotator.cards);
     }
-    this.panel.list(scene);
   }
 
   /** Bring a shape into the middle, as large as lets its surroundings be seen. */
@@ -226,7 +226,7 @@ export class ViewerView {
     for (const layer of left) layer.close();
     this.map.setLayers(this.layers.map((layer) => layer.layer as BaseLayer));
     this.hover(null);
-    this.annotate(scene);
+    this.annotate();
     this.panel.list(scene);
     if (scene.length > before) this.showPanel();
     this.refresh();

@@ -17,6 +17,7 @@ import { type Change, CLASS, changeOf, classOf, commentField, commentsOf, creati
 import { FindCard } from "./find.ts";
 import { HistoryCard, type HistoryEntry } from "./history.ts";
 import type { DocumentLayer } from "./layer.ts";
+import { type Learned, LearningCard } from "./learning.ts";
 import { SelectedCard } from "./selected.ts";
 import { type Pointer, Sketching, thinned, touches } from "./sketching.ts";
 import { brushStyle, cutStyle, sketchStyle, waitStyle } from "./styles.ts";
@@ -52,10 +53,12 @@ export class Annotator {
   private readonly selected: SelectedCard;
   private readonly history: HistoryCard;
   private readonly find: FindCard;
+  /** Where Python can learn. */
+  private readonly learning: LearningCard | null;
   private readonly sketching: Sketching;
   private readonly view = newId();
   private readonly stop = new AbortController();
-  private readonly follow = { tool: () => this.followTool(), active_class: () => this.show(), selection: () => this.followSelection() };
+  private readonly follow = { tool: () => this.followTool(), active_class: () => this.show(), selection: () => this.followSelection(), learning: () => this.showLearning() };
   private tool: Tool;
   private settings = { ...STORED };
   private revision = -1;
@@ -101,10 +104,14 @@ export class Annotator {
     const squared = (area: number): number => area / (frame.spacing ** 2 * layer.placement.unit[0] * layer.placement.unit[1]);
     this.find = new FindCard({
       pixels: squared,
-      extent: () => this.seen(),
+      extent: () => this.box(this.extent()),
       find: (filter) => this.search(filter),
     }, `${frame.base.metre ? frame.info.unit : "px"}²`);
-    this.card.append(this.classes.element, this.selected.element);
+    this.learning = !layer.scene.document!.can?.includes("learn") ? null : new LearningCard({
+      learn: (action) => layer.ask(action, { type: "learn" }),
+      color: (name) => layer.colorOf(name),
+    });
+    this.card.append(this.classes.element, ...(this.learning ? [this.learning.element] : []), this.selected.element);
     this.cards = [this.find.element, this.history.element];
     this.sketching = new Sketching(map, stage, this.tool, {
       style: (tool) => this.style(tool),
@@ -112,7 +119,7 @@ export class Annotator {
       drawn: (tool, geometry, pointer) => this.drawn(tool, geometry, pointer),
       modifying: (features) => layer.hold(features.map((one) => one.getId() as string)),
       modified: (features) => this.modified(features),
-      boxed: (extent, pointer) => this.select(layer.within(extent), pointer.shift),
+      boxed: (extent, { shift }) => this.selectWithin(extent, shift),
       clicked: ({ coordinate, originalEvent }) => this.click(coordinate, originalEvent as PointerEvent),
       neighbours: (extent) => this.neighbours(extent),
     });
@@ -158,6 +165,7 @@ export class Annotator {
       { keys: [], shown: "Escape", does: "Give up a shape, then the selection" },
       { keys: ["Delete", "Backspace"], shown: "Delete", does: "Delete what is selected", act: () => this.remove() },
       { keys: ["j"], shown: "J", does: "Merge what is selected", act: () => this.merge() },
+      ...(this.learning ? [{ keys: ["g"], shown: "G", does: "Go where the learner is least sure", act: () => void this.learning?.learn("next") }] : []),
       { keys: [], shown: "1 to 9", does: "The class with this key: for what is drawn next, with Select for what is selected" },
       { keys: [], shown: "Ctrl A", does: "Select all in view" },
       { keys: [], shown: "Ctrl C or Ctrl V", does: "Copy, paste, also into another view" },
@@ -173,7 +181,7 @@ export class Annotator {
       const low = key.toLowerCase();
       if (low === "z") shiftKey ? this.redo() : this.undo();
       else if (low === "y") this.redo();
-      else if (low === "a") this.select(this.layer.within(this.extent()));
+      else if (low === "a") this.selectWithin(this.extent(), false);
       else return false;
       return true;
     }
@@ -197,8 +205,12 @@ export class Annotator {
 
   /** Take over what Python says of the document now. */
   renew(): void {
-    this.tool = this.usable(this.tool);
-    this.use();
+    const tool = this.usable(this.tool);
+    // Whoever draws at the moment goes on.
+    if (tool !== this.tool) {
+      this.tool = tool;
+      this.use();
+    }
     this.show();
   }
 
@@ -219,10 +231,10 @@ export class Annotator {
     return this.parts.map.getView().calculateExtent(this.parts.map.getSize());
   }
 
-  private seen(): [number, number, number, number] {
-    const [left, bottom, right, top] = this.extent() as [number, number, number, number];
+  /** A part of the frame in level-0 pixels: left, top, right, bottom. */
+  private box([left, bottom, right, top]: Extent): [number, number, number, number] {
     const { placement } = this.layer;
-    return [...placement.pixels([left, top]), ...placement.pixels([right, bottom])];
+    return [...placement.pixels([left!, top!]), ...placement.pixels([right!, bottom!])];
   }
 
   private set(settings: Partial<typeof STORED>, anew = false): void {
@@ -493,6 +505,13 @@ export class Annotator {
     if (this.tool.name === "edit") this.use();
   }
 
+  /** Select what lies in a part of the frame; of dots Python knows the names. */
+  private selectWithin(extent: Extent, more: boolean): void {
+    this.select(this.layer.within(extent), more);
+    if (!this.layer.isDotted(extent)) return;
+    this.layer.findWithin(this.box(extent)).then((ids) => this.select(ids, true), (error: Error) => this.bar.say(error.message));
+  }
+
   private tellSelection(): void {
     const { model } = this.parts;
     const ids = [...this.layer.selection];
@@ -575,10 +594,16 @@ export class Annotator {
     this.classes.show({ classes: layer.classes, active: this.active, readOnly, isHidden: (name) => layer.isHidden(name) });
     this.find.show(layer.classes);
     this.showSelected(readOnly);
+    this.showLearning();
     const [only] = layer.selection.size === 1 ? layer.selection : [];
     this.history.follow(only ?? null);
     if (layer.revision !== this.revision) this.history.refresh();
     this.revision = layer.revision;
+  }
+
+  private showLearning(): void {
+    const learned = this.parts.model.get("learning") as Learned | undefined;
+    if (learned) this.learning?.show(learned, this.layer.readOnly !== null);
   }
 
   private showSelected(readOnly: boolean): void {
@@ -608,8 +633,8 @@ export class Annotator {
     const area = sum((one: Polygon) => one.getArea(), "Polygon");
     const length = sum((one: LineString) => one.getLength(), "LineString");
     return [
-      ...(area ? [{ name: "Area in all", text: this.parts.measures.area(area) }] : []),
-      ...(length ? [{ name: "Length in all", text: this.parts.measures.length(length) }] : []),
+      ...(area ? [{ name: "Total area", text: this.parts.measures.area(area) }] : []),
+      ...(length ? [{ name: "Total length", text: this.parts.measures.length(length) }] : []),
     ];
   }
 }

@@ -5,8 +5,9 @@ import LineString from "ol/geom/LineString.js";
 import Point from "ol/geom/Point.js";
 import LayerGroup from "ol/layer/Group.js";
 import VectorLayer from "ol/layer/Vector.js";
+import VectorImageLayer from "ol/layer/VectorImage.js";
 import VectorSource from "ol/source/Vector.js";
-import { buffer, type Extent } from "ol/extent.js";
+import { buffer, type Extent, getSize } from "ol/extent.js";
 import type Polygon from "ol/geom/Polygon.js";
 import type { StyleLike } from "ol/style/Style.js";
 import type { Frame } from "../frame.ts";
@@ -20,8 +21,11 @@ import { brushStyle, cutStyle, sketchStyle, styleOf, waitStyle } from "./styles.
 import { Unsent } from "./unsent.ts";
 
 const UNCLASSIFIED: Rgb = [117, 117, 117];
+// As Python names shapes without a class.
+const NO_CLASS = "no class";
 // Objects that are asked for in full when they are chosen.
 const MOST_FULL = 200;
+const TINY_PX = 6;
 
 export interface DocumentEvents {
   /** Objects, classes or the saving have changed. */
@@ -71,10 +75,11 @@ export class DocumentLayer {
       changed: () => this.fold(),
     });
     this.packed = new ShapesLayer(scene, frame, transport, settings, fail, () => this.settle());
-    const vectors = [this.source, this.sketches, this.marks].map((source) =>
-      new VectorLayer({ source, updateWhileAnimating: true, updateWhileInteracting: true, ...(source === this.source && { style: (one) => this.style(one as Feature) }) }),
-    );
-    this.layer = new LayerGroup({ layers: [this.packed.layer, ...vectors] });
+    // Drawn when one of them changes, not with every move of the pointer.
+    const objects = new VectorImageLayer({ source: this.source, style: (one, resolution) => this.style(one as Feature, resolution), imageRatio: 1.3 });
+    // These are few: they keep their looks while the view moves.
+    const few = [this.sketches, this.marks].map((source) => new VectorLayer({ source, updateWhileAnimating: true, updateWhileInteracting: true }));
+    this.layer = new LayerGroup({ layers: [this.packed.layer, objects, ...few] });
     this.apply(settings);
     const follower: Follower = { layer: scene.id, revision: () => this.revision, tell: (news) => this.hear(news) };
     transport.follow(follower, this.closed.signal);
@@ -180,6 +185,19 @@ export class DocumentLayer {
     return [...own, ...below];
   }
 
+  /** Whether objects in a part of the frame are dots, which have no names here. */
+  isDotted(extent: Extent): boolean {
+    return this.settings.visible && this.packed.isDotted(extent);
+  }
+
+  /** All objects in a box of level-0 pixels, dots too, but for hidden classes. */
+  async findWithin(extent: number[]): Promise<string[]> {
+    const shown = this.hidden.size ? [...this.classes.map(({ name }) => name), null].filter((name) => !this.hidden.has(name ?? NO_CLASS)) : [];
+    const filters = this.hidden.size ? shown.map((name) => ({ extent, class: name })) : [{ extent }];
+    const found = await Promise.all(filters.map((filter) => this.ask<{ ids: string[] }>("find", { filter })));
+    return found.flatMap(({ ids }) => ids);
+  }
+
   select(ids: Iterable<string>): void {
     const before = this.selection;
     this.selection = new Set(ids);
@@ -279,7 +297,7 @@ export class DocumentLayer {
     const mark = new Feature(drawn.getGeometry());
     mark.setId(drawn.getId());
     const feature = drawn.get("object") as GeoFeature;
-    mark.setStyle(styleOf({ color: this.colorOf(classOf(feature)), review: reviewOf(feature), selected: true, failed: false, vertices: false }));
+    mark.setStyle(styleOf({ color: this.colorOf(classOf(feature)), review: reviewOf(feature), selected: true, failed: false, vertices: false, tiny: false }));
     this.marks.addFeature(mark);
   }
 
@@ -292,22 +310,24 @@ export class DocumentLayer {
     const label = name === null ? this.names.length : this.names.indexOf(name);
     const score = (feature.properties.measurements as Record<string, number> | undefined)?.score;
     return {
-      key: `id:${feature.id}`, id: feature.id, label, name: name ?? "no class",
+      key: `id:${feature.id}`, id: feature.id, label, name: name ?? NO_CLASS,
       ...(area > 0 && { area }), ...(score !== undefined && { score }), ...(feature.properties.name && { title: feature.properties.name }),
     };
   }
 
   private isShown(one: Feature): boolean {
-    return !this.hidden.has(classOf(one.get("object") as GeoFeature) ?? "no class");
+    return !this.hidden.has(classOf(one.get("object") as GeoFeature) ?? NO_CLASS);
   }
 
-  private style(one: Feature): ReturnType<typeof styleOf> | undefined {
+  private style(one: Feature, resolution: number): ReturnType<typeof styleOf> | undefined {
     if (!this.isShown(one)) return undefined;
+    const [width, height] = getSize(one.getGeometry()!.getExtent());
+    const side = Math.max(width!, height!) / resolution;
     const feature = one.get("object") as GeoFeature;
     const selected = this.selection.has(feature.id);
     return styleOf({
       color: this.colorOf(classOf(feature)), review: reviewOf(feature), selected,
-      failed: this.queue.saving.state === "unsaved" && this.touched.has(feature.id), vertices: selected && this.editing,
+      failed: this.queue.saving.state === "unsaved" && this.touched.has(feature.id), vertices: selected && this.editing, tiny: side > 0 && side < TINY_PX,
     });
   }
 

@@ -24,6 +24,8 @@ export interface Looks {
   failed: boolean;
   /** Its vertices are shown. */
   vertices: boolean;
+  /** It is a few pixels large: a pale rim would be all that is seen. */
+  tiny: boolean;
 }
 
 const known = new Map<string, Style[]>();
@@ -36,8 +38,9 @@ export function styleOf(looks: Looks): Style[] {
   return styles;
 }
 
-function makeStyles({ color, review, selected, failed, vertices }: Looks): Style[] {
+function makeStyles({ color, review, selected, failed, vertices, tiny }: Looks): Style[] {
   const line = failed ? UNSAVED : color;
+  if (tiny) return [new Style({ fill: new Fill({ color: `rgb(${line})` }), ...(selected && { stroke: new Stroke({ color: `rgb(${line})`, width: 2 }) }) })];
   const width = selected ? 3.5 : 2;
   const { fill, line: opaque, dash } = reviewed(review);
   const lineDash = failed ? [3, 5] : dash;
