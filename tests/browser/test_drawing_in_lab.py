@@ -521,11 +521,45 @@ def test_a_document_that_cannot_be_written_says_so_before_anybody_draws(open_cel
     assert cell.stage.get_attribute("data-tool") == "pan"
 
 
+def test_strokes_teach_and_a_map_that_is_renewed_interrupts_nobody(open_document, slide, watch) -> None:
+    cell, path = open_document("print(sorted(viewer.learning['strokes'].items()), len(viewer.layers))")
+    cell.press("1", "l")
+    cell.drag((1000, 1300), (1100, 1700))
+    cell.press("2")
+    cell.drag((600, 600), (700, 1000))
+    cell.saved()
+    cell.viewer.get_by_role("button", name="Learn from what is drawn").click()
+    state = cell.viewer.locator(".dhv-learning-state")
+    cell.viewer.locator(".dhv-learning-state[data-state=ready]").wait_for(timeout=60_000)
+    cell.page.wait_for_timeout(500)
+    cell.settle()
+    assert cell.run(2) == "[('stroma', 1), ('tumour', 1)] 3"
+    violet, glass = cell.color(850, 1500), cell.color(400, 1900)
+    assert violet[0] > violet[2]
+    assert glass[2] > glass[0]
+
+    # Half way through a stroke another program adds one; the map follows, and the stroke goes on.
+    cell.press("l")
+    cell.move(1250, 600)
+    cell.page.mouse.down()
+    cell.page.mouse.move(*cell.move(1300, 800), steps=4)
+    with dh.Document.open(dh.open(slide), path, author="ben") as other:
+        other.add(shapely.LineString([(700, 1350), (1000, 1400)]), class_name="stroma")
+    cell.viewer.locator(".dhv-learning:has-text('stroma2')").wait_for(timeout=20_000)
+    cell.viewer.locator(".dhv-learning-state[data-state=ready]").wait_for(timeout=20_000)
+    cell.move(1250, 1000)
+    cell.page.mouse.up()
+    cell.saved()
+    line = Reader(slide, path).last()
+    assert shapely.hausdorff_distance(line, shapely.LineString([(600, 1250), (800, 1300), (1000, 1250)])) < 8
+    cell.viewer.get_by_role("button", name="Stop").click()
+    state.wait_for(state="hidden")
+    assert watch.errors == []
+
+
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm ci --prefix extensions/viewer)")
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_drawing_is_accessible(open_document, page, theme) -> None:
+def test_drawing_is_accessible(open_document, page) -> None:
     cell, _ = open_document()
-    page.evaluate(f"document.body.dataset.jpThemeLight = '{str(theme == 'light').lower()}'")
     # By the keyboard alone: three corners in the middle of the view, which the arrows move.
     cell.press("p", "Enter", "ArrowRight")
     cell.settle()
@@ -537,5 +571,8 @@ def test_drawing_is_accessible(open_document, page, theme) -> None:
     cell.viewer.locator(".dhv-find summary").click()
     cell.viewer.get_by_role("button", name="Add a class").click()
     page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run('.dhlab-viewer')")["violations"]
-    assert [json.dumps(one)[:600] for one in found] == []
+    for light in ("true", "false"):
+        page.evaluate(f"document.body.dataset.jpThemeLight = '{light}'")
+        page.wait_for_timeout(100)
+        found = page.evaluate("axe.run('.dhlab-viewer')")["violations"]
+        assert [json.dumps(one)[:600] for one in found] == []
