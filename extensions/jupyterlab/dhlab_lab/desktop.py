@@ -50,7 +50,7 @@ def desktop_server() -> dict[str, Any]:
             "enabled": installed and server is not None,
             "title": "napari",
             "path_info": PAGE,
-            "category": "Other",
+            "category": "Notebook",  # the only one of which the launcher shows such icons
             "icon_path": str(HERE / "napari.svg"),
         },
     }  # fmt: skip
