@@ -25,8 +25,10 @@ from .packaging import export as export
 from .report import Report as Report
 from .samples import sample as sample
 from .scan import Scan as Scan
+from .scheduling import Cohort as Cohort
 from .scheduling import Job as Job
 from .scheduling import jobs as jobs
+from .scheduling import run_cohort as run_cohort
 from .scheduling import submit as submit
 from .tiles import Tiles as Tiles
 from .timeline import Timeline as Timeline

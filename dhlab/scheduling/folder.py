@@ -16,7 +16,7 @@ from dhlab.scheduling.request import Request
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["JobFolder"]
+__all__ = ["JobFolder", "pack"]
 
 REQUEST, CALL, ATTEMPTS, CANCELLED = "job.json", "call.pkl", "attempts.jsonl", "cancelled"
 RESULT, ERROR, PROGRESS = "result.pkl", "error.json", "progress.json"
@@ -99,15 +99,7 @@ class JobFolder:
         BadValueError
             If it cannot.
         """
-        import cloudpickle
-
-        try:
-            data = cloudpickle.dumps(value)
-        except Exception as error:
-            raise BadValueError(
-                f"{error}: it cannot travel to another process. Open files, connections and generators there: pass "
-                "paths and settings instead."
-            ) from error
+        data = pack(value)
         with atomic_file(self.path / name) as partial:
             partial.write_bytes(data)
 
@@ -153,3 +145,22 @@ class JobFolder:
     def log_of(self, worker: int) -> Path:
         """Return where a worker's output goes."""
         return self.path / f"worker-{worker}.log"
+
+
+def pack(value: Any) -> bytes:
+    """Return a value, for instance a function of a notebook, in the form in which it travels to another process.
+
+    Raises
+    ------
+    BadValueError
+        If it cannot.
+    """
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except Exception as error:
+        raise BadValueError(
+            f"{error}: it cannot travel to another process. Open files, connections and generators there: pass "
+            "paths and settings instead."
+        ) from error
