@@ -8,6 +8,7 @@ import re
 import threading
 import time
 import uuid
+import warnings
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from dhlab.annotations.snapshot import identify, read_features
 from dhlab.annotations.store import Store, Update
 from dhlab.annotations.undoing import next_step, reverse
 from dhlab.display import class_color
-from dhlab.errors import BadValueError, DHLabError, StorageError, UnknownNameError, suggest
+from dhlab.errors import BadValueError, DHLabError, DHLabWarning, StorageError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -126,6 +127,7 @@ class Document:
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         _open.add(self)
+        self._warn()
 
     @classmethod
     def open(cls, scan: Scan, path: str | os.PathLike[str] | None = None, author: str | None = None) -> Document:
@@ -636,6 +638,7 @@ class Document:
                 self._tell(update)
                 if any(edit.tool == FILE_TOOL for edit in update.edits):
                     self._mark_unsaved()
+        self._warn()
         return update is not None
 
     def save(self) -> None:
@@ -747,6 +750,10 @@ class Document:
         colors = tuple(label["color"] for label in labels.values())
         return whole.replace(classes=index[whole.classes], class_names=names, class_colors=colors)
 
+    def _warn(self) -> None:
+        for fault in self._store.take_faults():
+            warnings.warn(fault, DHLabWarning, stacklevel=4)
+
     def _mark_unsaved(self) -> None:
         if self._store.log.writer is not None and self._unsaved_since is None:
             self._unsaved_since = time.monotonic()
@@ -776,7 +783,7 @@ def _follow(reference: weakref.ref[Document], ended: threading.Event) -> None:
         if document is None:
             return
         # It is tried again; whoever edits or closes is told.
-        with suppress(DHLabError, OSError):
+        with suppress(DHLabError, DHLabWarning, OSError):
             document._look()
         del document
 

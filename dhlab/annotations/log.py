@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from dhlab.annotations.edits import Change, Edit
 from dhlab.atomic import storage_errors, sync
-from dhlab.errors import BadFileError, DHLabWarning
+from dhlab.errors import BadFileError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +39,7 @@ class EditLog:
         self.edits: dict[str, list[Edit]] = {}
         self.saved: tuple[int, Heads] = (0, {})
         self.unfinished: set[str] = set()
+        self.faults: list[str] = []
         self.writer: str | None = None
         self._file: int | None = None
         self._sizes: dict[str, int] = {}
@@ -49,18 +49,18 @@ class EditLog:
         """How many edits of every writer are known."""
         return {writer: len(edits) for writer, edits in self.edits.items()}
 
-    def read(self) -> list[tuple[Edit, tuple[Change, ...]]]:
-        """Return the edits that others have added since the last look.
+    def read(self, *, strict: bool = False) -> list[tuple[Edit, tuple[Change, ...]]]:
+        """Return the edits that others have added since the last look; `faults` says what could not be read.
+
+        Parameters
+        ----------
+        strict
+            Raise if a file is no edit log; else it is left out.
 
         Raises
         ------
         BadFileError
             If a file is no edit log, or one of another scan or a later version.
-
-        Warns
-        -----
-        DHLabWarning
-            If a line is damaged; it is left out, what else there is counts.
         """
         found = []
         try:
@@ -74,7 +74,13 @@ class EditLog:
             return []
         for writer, size in sorted(grown):
             if writer != self.writer and size > self._sizes.get(writer, 0):
-                found += self._read_file(writer)
+                try:
+                    found += self._read_file(writer)
+                except BadFileError as error:
+                    if strict:
+                        raise
+                    self._sizes[writer] = size
+                    self.faults.append(str(error))
         return sorted(found, key=lambda item: item[0].stamp)
 
     def append(self, edits: list[Edit]) -> None:
@@ -91,7 +97,8 @@ class EditLog:
 
     def mark_saved(self, saved: tuple[int, Heads]) -> None:
         """Note that the document's file holds these edits now: clock, and number of each writer's."""
-        self._write(orjson.dumps({"saved": saved[1], "clock": saved[0]}) + b"\n")
+        if self.writer is not None:
+            self._write(orjson.dumps({"saved": saved[1], "clock": saved[0]}) + b"\n")
         self.saved = saved
 
     def close(self) -> None:
@@ -112,8 +119,18 @@ class EditLog:
                 sync(self.folder)
             self.writer, self.edits[writer], self._sizes[writer] = writer, [], 0
             header = {"format": FORMAT, "version": VERSION, "writer": writer, "scan": self.scan}
-            self._write(orjson.dumps(header) + b"\n")
+            try:
+                self._write(orjson.dumps(header) + b"\n")
+            except StorageError:
+                self._abandon()
+                path.unlink(missing_ok=True)
+                raise
         return self.writer
+
+    def _abandon(self) -> None:
+        """Leave this writer's file as it is; the next edit begins another."""
+        self.close()
+        self.writer = None
 
     def _write(self, data: bytes) -> None:
         assert self.writer is not None
@@ -127,7 +144,10 @@ class EditLog:
                 os.fsync(self._file)
             except OSError:
                 # What is half written must not stand before the next edit.
-                os.ftruncate(self._file, size)
+                try:
+                    os.ftruncate(self._file, size)
+                except OSError:
+                    self._abandon()
                 raise
         self._sizes[self.writer] = size + len(data)
 
@@ -152,11 +172,9 @@ class EditLog:
             try:
                 edit, changes = Edit.read(line)
             except BadFileError as error:
-                warnings.warn(
+                self.faults.append(
                     f"edit {len(known) + 1} of {path} is damaged and left out, the others count: {error}. Restore the "
-                    "file from a backup if you miss something.",
-                    DHLabWarning,
-                    stacklevel=4,
+                    "file from a backup if you miss something."
                 )
                 edit, changes = Edit(0, writer, "", "", "damaged", b'{"changes":[]}'), ()
             else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-import warnings
 from bisect import insort
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from dhlab.annotations.registers import State
 from dhlab.annotations.scanner import without_collector
 from dhlab.annotations.snapshot import Snapshot, read_snapshot, write_features
 from dhlab.atomic import atomic_file, storage_error
-from dhlab.errors import BadFileError, DHLabWarning
+from dhlab.errors import BadFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -131,13 +130,11 @@ class Store:
         self._saved: tuple[int, Heads] = (0, {})
         self._outside: list[Edit] = []
         with without_collector():
-            self._merge(self.log.read())
+            self._merge(self.log.read(strict=True))
         if self.log.unfinished:
-            warnings.warn(
+            self.log.faults.append(
                 f"{len(self.log.unfinished)} edit log(s) of {path.name} end within a line: what was not acknowledged "
-                "is left out, the rest counts.",
-                DHLabWarning,
-                stacklevel=4,
+                "is left out, the rest counts."
             )
         if snapshot.saved is not None:
             self._saved = snapshot.saved
@@ -160,7 +157,7 @@ class Store:
         return edit, self._merge([(edit, changes)])
 
     def poll(self) -> Update | None:
-        """Look for what others have done, and merge it."""
+        """Look for what others have done, and merge it; what cannot be read is added to `faults`."""
         found = self.log.read()
         stamp = _stamp_of(self.path)
         outside = None
@@ -180,7 +177,7 @@ class Store:
             except BadFileError as error:
                 # Most likely it is being written: its next state is looked at again, and not overwritten before.
                 self._readable = False
-                warnings.warn(f"{error} The edits here go on without it.", DHLabWarning, stacklevel=3)
+                self.log.faults.append(f"{error} The edits here go on without it.")
         parts = [part for part in (update, outside) if part is not None]
         return Update.join(parts, len(self.edits)) if parts else None
 
@@ -245,6 +242,11 @@ class Store:
         self.log.mark_saved(plan.saved)
         self._saved, self._outside = plan.saved, []
         return self.log.heads == plan.saved[1] and not self._unlogged
+
+    def take_faults(self) -> list[str]:
+        """Return what could not be read since the last call."""
+        faults, self.log.faults = self.log.faults, []
+        return faults
 
     def why_read_only(self) -> str | None:
         """Return why nothing can be written here, or None; a file that leaves no trace is tried."""

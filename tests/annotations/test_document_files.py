@@ -445,6 +445,39 @@ def test_a_full_disk_is_told_and_nothing_half_written_counts(scan: dh.Scan, plac
         assert len(document) == 1
         document.add(shapely.Point(3, 3))
         assert [one.geometry.x for one in Document.open(scan, place).annotations] == [1, 3]
+        # Where not even that can be taken back, the next edit goes into another file.
+        monkeypatch.setattr(os, "write", half)
+        monkeypatch.setattr(os, "ftruncate", lambda handle, size: half(handle, b""))
+        with pytest.raises(StorageError, match="disk is full"):
+            document.add(shapely.Point(4, 4))
+        monkeypatch.undo()
+        document.add(shapely.Point(5, 5))
+        assert len(log_files(place)) == 2
+        with pytest.warns(DHLabWarning, match="end within a line"):
+            again = Document.open(scan, place)
+        assert [one.geometry.x for one in again.annotations] == [1, 3, 5]
+    new = Document.open(scan, place.with_name("new.geojson"))
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(StorageError, match="disk is full"):
+        new.add(shapely.Point(1, 1))
+    monkeypatch.undo()
+    new.add(shapely.Point(2, 2))
+    assert len(Document.open(scan, new.path)) == 1
+
+
+def test_what_is_no_log_does_not_keep_the_others_from_being_read(scan: dh.Scan, place: Path) -> None:
+    with Document.open(scan, place, "anna") as anna, Document.open(scan, place, "ben") as ben:
+        anna.add(SQUARE)
+        (log,) = log_files(place)
+        log.with_name("0.jsonl").write_text("hello\n")
+        log.with_name("z.jsonl").write_text("hello\n")
+        for document in (anna, ben):
+            with pytest.warns(DHLabWarning, match="no edit log"):
+                document.poll()
+        assert len(ben) == 1
+        anna.add(SQUARE)
+        assert ben.poll()
+        assert not ben.poll()
 
 
 def test_a_read_only_place_is_told_before_drawing(scan: dh.Scan, tmp_path: Path, monkeypatch) -> None:
