@@ -73,7 +73,8 @@ def start_workers(request: Request, logs: Path, *, dashboard: bool) -> Iterator[
 def _start_here(request: Request, _logs: Path, pages: dict[str, Any], stack: ExitStack) -> Any:
     threads = str(max(1, env.core_count() // request.workers))
     environment = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in THREAD_VARIABLES}
-    stack.enter_context(dask.config.set(environment))
+    # On Slurm workers may wait in a queue; here they are there, or something is wrong.
+    stack.enter_context(dask.config.set({**environment, "distributed.scheduler.no-workers-timeout": "5 minutes"}))
     try:
         cluster = LocalCluster(
             n_workers=request.workers,
@@ -88,7 +89,7 @@ def _start_here(request: Request, _logs: Path, pages: dict[str, Any], stack: Exi
         )
     except RuntimeError as error:
         raise SchedulerError(
-            f"the workers do not start: {error} In a script, call this below: if __name__ == '__main__':"
+            f"the workers do not start: {error} If this is a script, call it below: if __name__ == '__main__':"
         ) from error
     return stack.enter_context(cluster)
 

@@ -171,6 +171,7 @@ def _do(
 ) -> None:
     """Let Dask do the slides, and note why it gave up those that failed."""
     from distributed import KilledWorker, as_completed
+    from distributed.scheduler import NoWorkerError
 
     token = secrets.token_hex(4)
     # A task of its own: it reaches each worker once, and one that comes later too.
@@ -181,6 +182,8 @@ def _do(
         for future in as_completed(futures, loop=client.loop):
             if future.status == "error":
                 error = future.exception()
+                if isinstance(error, NoWorkerError):
+                    raise SchedulerError(f"no worker is left: {error}. What is done is kept; call again.") from error
                 reason = f"{type(error).__name__}: {error}"
                 if isinstance(error, KilledWorker):
                     reason = "its worker was ended each time while it did this slide: is there enough memory for it?"

@@ -26,7 +26,7 @@ import dhlab as dh
 def measure(scan):
     with Path(sys.argv[3]).open("a") as log:
         log.write(f"{os.getpid()} {scan.shape}\\n")
-    time.sleep(0.02)
+    time.sleep(0.2)
     return scan.shape[0]
 
 if __name__ == "__main__":
@@ -118,15 +118,16 @@ def kill_at_random(bench: Bench, slide: Path, place: Path) -> None:
     chance, folder = random.Random(0), CohortFolder(out)
     seen: dict[str, tuple[int, int]] = {}
     kills = callers = repeated = 0
-    count = 4 * KILLS
+    count = 5 * KILLS
     command = [sys.executable, str(program), str(slide), str(out), str(log), str(count)]
     caller = subprocess.Popen(command, start_new_session=True)
     while kills < KILLS:
         if caller.poll() is not None:
-            count += 2 * KILLS
+            count += KILLS
             command[-1] = str(count)
             caller = subprocess.Popen(command, start_new_session=True)
-        time.sleep(chance.uniform(0.1, 1.5))
+        wait_for_work(log, caller)
+        time.sleep(chance.uniform(0.0, 0.4))
         if chance.random() < 0.1:
             caller.kill()
             caller.wait()
@@ -152,6 +153,13 @@ def kill_at_random(bench: Bench, slide: Path, place: Path) -> None:
     bench.record(f"{kills} random kills: left over or damaged", float(left), unit="slides")
     begun = len(log.read_text("utf-8").splitlines())
     bench.record(f"{kills} random kills: slides begun again", float(begun - count), unit="slides")
+
+
+def wait_for_work(log: Path, caller: subprocess.Popen[bytes]) -> None:
+    """Wait until a slide is begun, so that the kill that follows hits one, or until the caller has ended."""
+    before = log.stat().st_size if log.exists() else 0
+    while caller.poll() is None and (log.stat().st_size if log.exists() else 0) == before:
+        time.sleep(0.01)
 
 
 def identity(place: Path) -> tuple[int, int]:

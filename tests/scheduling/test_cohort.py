@@ -296,6 +296,19 @@ def test_a_killed_scheduler_is_told_and_what_is_done_is_kept(tmp_path) -> None:
     assert records(out).items() >= before.items()
 
 
+def test_no_worker_is_told(tmp_path) -> None:
+    import dask
+
+    settings = {"distributed.scheduler.no-workers-timeout": "500 ms"}
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        pytest.raises(SchedulerError, match="no worker is left"),
+    ):
+        dh.run_cohort(len, make_slides(tmp_path / "in", 2), out=tmp_path / "out", cluster=client, progress=False)
+
+
 def work_through(slides: dict[str, str], work: Work, seed: int) -> None:
     """Do slides in a process that is killed at any moment."""
     names = list(slides)
@@ -310,7 +323,7 @@ def test_a_hundred_kills(tmp_path) -> None:
     scratch.mkdir()
     slides = {}
     for path in make_slides(tmp_path / "in", 6, side=4):
-        for n in range(40):
+        for n in range(150):
             link = path.with_name(f"{n}-{path.name}")
             link.symlink_to(path)
             slides[link.stem] = str(link)
