@@ -153,8 +153,7 @@ def test_a_slide_is_opened_shown_and_found_again_and_nobody_else_sees_it(page, b
         page.mouse.wheel(0, -240)
         page.wait_for_timeout(120)
     stage.settle()
-    page.keyboard.press("Shift+L")
-    stage.viewer.get_by_label("Opacity of skin").fill("0.5")
+    stage.viewer.get_by_label("Opacity of skin", exact=True).fill("0.5")
     stage.settle()
     resolution = stage.viewer.evaluate("({ dhlab: { map } }) => map.getView().getResolution()")
     page.wait_for_timeout(2500)  # JupyterLab writes its workspace now and then
@@ -162,7 +161,7 @@ def test_a_slide_is_opened_shown_and_found_again_and_nobody_else_sees_it(page, b
     stage = open_stage()
     found = stage.viewer.evaluate("({ dhlab: { map } }) => map.getView().getResolution()")
     assert found == pytest.approx(resolution, rel=1e-3)
-    assert stage.viewer.get_by_label("Opacity of skin").input_value() == "0.5"
+    assert stage.viewer.get_by_label("Opacity of skin", exact=True).input_value() == "0.5"
 
     # In a cell the tiles come by the same way, not from the kernel.
     before = len([entry for entry in watch.own if "/dhlab/tiles/" in entry])
