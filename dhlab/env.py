@@ -61,6 +61,7 @@ VARIABLES = {
         Variable("CUDA_VISIBLE_DEVICES", "", (), "which of the machine's GPUs may be used"),
         Variable("DISPLAY", "", (), "set by X11: the screen on which windows open"),
         Variable("HOROVOD_ELASTIC", "", (), "set by Horovod's launcher: workers may come and go"),
+        Variable("HOROVOD_FUSION_THRESHOLD", "", (), "bytes of gradients that Horovod copies together to send them"),
         Variable("HOROVOD_RANK", "", (), "set by Horovod's launcher: which worker this is"),
         Variable("HOROVOD_SIZE", "", (), "set by Horovod's launcher: how many workers there are"),
         Variable("JUPYTERHUB_SERVICE_PREFIX", "", (), "set by JupyterHub: the URL prefix of this server"),
