@@ -42,7 +42,8 @@ def make_table(rows: list[dict[str, Any]]) -> str:
         name = f"{row['benchmark']}: {row['case']}"
         lines.append(f"| {name} | {ours} | {peer} | {ratio} | {row['goal']:g} |")
     device, threads = rows[0]["device"], rows[0]["threads"]
-    said = f"Ratio: how many times better. Side by side on one {device} core ({threads} thread), by `make bench`."
+    said = f"Ratio: how many times better. Side by side on one {device} core ({threads} thread), what has a"
+    said += "\nbrowser, napari or several processes in it on two, by `make bench`."
     return "\n".join([*lines, "", said])
 
 
