@@ -199,7 +199,7 @@ def sum_over_workers(tensor: Tensor, *, spread: bool = False) -> Tensor:
     """
     if size() == 1:
         return tensor
-    summed: Tensor = _Sum.apply(tensor, spread)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Sum.apply(tensor, spread)  # type: ignore[no-untyped-call] # torch gives it no types
     return summed
 
 
@@ -267,7 +267,7 @@ def synchronize(optimizer: torch.optim.Optimizer) -> None:
         What `wrap` returned.
     """
     if is_shared():
-        optimizer.synchronize()  # type: ignore[attr-defined]
+        optimizer.synchronize()  # type: ignore[attr-defined] # as above
 
 
 def synchronized(optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
@@ -278,7 +278,7 @@ def synchronized(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Non
     optimizer
         What `wrap` returned, after `synchronize`.
     """
-    return optimizer.skip_synchronize() if is_shared() else nullcontext()  # type: ignore[attr-defined]
+    return optimizer.skip_synchronize() if is_shared() else nullcontext()  # type: ignore[attr-defined] # as above
 
 
 def drop_pending(optimizer: torch.optim.Optimizer) -> None:

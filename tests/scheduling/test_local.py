@@ -159,13 +159,13 @@ def test_a_killed_watcher_leaves_nothing_behind(tmp_path) -> None:
 def test_the_end_of_the_time_saves_and_continues(tmp_path) -> None:
     def count(place: Path) -> str:
         begun = len(place.read_text()) if place.exists() else 0
-        place.write_text("x" * (begun + 1))
+        place.write_text("|" * (begun + 1))
         if begun < 2:
             time.sleep(60)
         return place.read_text()
 
     job = submit(count, tmp_path / "state", minutes=0.1)
-    assert job.result(60) == "xxx"
+    assert job.result(60) == "|||"
     assert len(job._folder.attempts()) == 3
     endless = submit(time.sleep, 60, minutes=0.05, max_requeues=0)
     assert endless.wait(60).state == "failed"

@@ -12,8 +12,8 @@ import shapely
 
 from dhlab.annotations.raster import fill
 from dhlab.cache import ByteCache
-from dhlab.io.tilelevel import read_key
 from dhlab.view.layers import LayerData, frame_of, shapes_of
+from dhlab_napari.pictures import LazyPicture
 from dhlab_napari.units import long_unit
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ FILL, FAINT, OPAQUE = 56, 18, 255
 POINT_PX = 11
 REVIEWS = (None, "proposed", "rejected")
 GREY = (128, 128, 128)
-UINT8 = np.dtype(np.uint8)
 
 
 @dataclass(eq=False)
@@ -180,7 +179,7 @@ def _disc(side: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, eq=False)
-class CanvasLevel:
+class CanvasLevel(LazyPicture):
     """One resolution of a canvas, with the attributes that napari asks an array for.
 
     Parameters
@@ -193,8 +192,6 @@ class CanvasLevel:
 
     canvas: Canvas
     number: int
-    ndim: int = 3
-    dtype: np.dtype[np.uint8] = UINT8
     chunks: tuple[int, int, int] = (TILE, TILE, 4)
 
     @property
@@ -202,20 +199,6 @@ class CanvasLevel:
         """Height, width and four channels."""
         height, width = self.canvas.shape
         return height >> self.number, width >> self.number, 4
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype=dtype)
-
-    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        return read_key(self.shape, key, self._read)
 
     def _read(self, starts: Sequence[int], stops: Sequence[int]) -> NDArray[np.uint8]:
         (top, left, first), (bottom, right, last) = starts, stops

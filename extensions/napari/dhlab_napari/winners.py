@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dhlab.io.tilelevel import read_key
 from dhlab.view.tiles import to_rgba
+from dhlab_napari.pictures import LazyPicture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,13 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["WinnerLevel", "blank_levels", "winner_levels"]
 
-UINT8 = np.dtype(np.uint8)
 # napari makes the thumbnail of a layer of its coarsest level; a blank one this small is never shown in the view.
 THUMBNAIL_PX = 32
 
 
 @dataclass(frozen=True, eq=False)
-class WinnerLevel:
+class WinnerLevel(LazyPicture):
     """One level of a heat map ``cyx`` as RGBA, with the attributes that napari asks an array for.
 
     Parameters
@@ -39,28 +37,12 @@ class WinnerLevel:
 
     heat: Scan
     number: int
-    ndim: int = 3
-    dtype: np.dtype[np.uint8] = UINT8
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and four channels."""
         height, width = self.heat.shape_of(self.number)
         return height, width, 4
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype=dtype)
-
-    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        return read_key(self.shape, key, self._read)
 
     def _read(self, starts: Sequence[int], stops: Sequence[int]) -> NDArray[np.uint8]:
         (top, left, first), (bottom, right, last) = starts, stops
