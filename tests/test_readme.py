@@ -8,21 +8,20 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "tests" / "benchmarks"
 TEXT = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_table_is_the_stored_rows() -> None:
-    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "tests" / "benchmarks" / "readme_table.py")
+def test_the_tables_are_the_stored_rows() -> None:
+    spec = importlib.util.spec_from_file_location("tables", BENCHMARKS / "tables.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    rows, quality = module.read_rows(), module.read_quality()
-    assert rows
-    assert quality
-    page = module.insert(TEXT, module.make_table(rows))
-    page = module.insert(page, module.make_quality_table(quality), name="quality")
-    assert page == TEXT, "run python tests/benchmarks/readme_table.py"
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.read_rows()
+    assert tables.read_quality()
+    page = (BENCHMARKS / "README.md").read_text("utf-8")
+    assert tables.write_pages(TEXT, page) == (TEXT, page), "run python tests/benchmarks/tables.py"
 
 
 def test_pictures_and_links_exist() -> None:

@@ -1,7 +1,7 @@
 """What training reaches on real data: held-out patients, intervals, the simplest rival beside every figure.
 
 ``python tests/benchmarks/quality.py polyps`` answers one question, without a name all of them;
-``--json tests/benchmarks/quality.jsonl`` appends rows, which ``readme_table.py`` puts into the README. Data are taken
+``--json tests/benchmarks/quality.jsonl`` appends rows, which ``tables.py`` puts into the README. Data are taken
 from the folder ``DHLAB_DATA``, else from ``../shared/data`` beside the checkout. Nothing is pretrained.
 """
 
