@@ -67,7 +67,7 @@ class Flip(Exact):
 
     p: float = 0.5
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         draft.move(_matrix((-1, 0, draft.size[0] - 1), (0, 1, 0)), chosen)
 
 
@@ -83,7 +83,7 @@ class Mirror(Exact):
 
     p: float = 0.5
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         draft.move(_matrix((1, 0, 0), (0, -1, draft.size[1] - 1)), chosen)
 
 
@@ -102,7 +102,7 @@ class Transpose(Exact):
     def _resized(self, size: Size) -> Size:
         return size[::-1]
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         draft.move(_matrix((0, 1, 0), (1, 0, 0)), chosen)
 
 
@@ -403,7 +403,7 @@ class Resize(Geometric):
         height, width = (max(1, math.floor(n * s + 0.5)) for n, s in zip(size, self.scale, strict=True))
         return height, width
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         new = self._resized(draft.size)
         down, across = (n / m for n, m in zip(draft.size, new, strict=True))
         draft.move(_matrix((down, 0, (down - 1) / 2), (0, across, (across - 1) / 2)), chosen)
@@ -434,7 +434,7 @@ class CenterCrop(Geometric):
     def _resized(self, size: Size) -> Size:
         return _cropped(self, size, self.size or (min(size), min(size)))
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         new = self._resized(draft.size)
         y, x = ((n - m) // 2 for n, m in zip(draft.size, new, strict=True))
         draft.move(_matrix((1, 0, y), (0, 1, x)), chosen)
@@ -504,7 +504,7 @@ class RandomResizedCrop(Geometric):
         check_span(self, "scale", 1e-6, 1)
         check_span(self, "ratio", 1e-3, 1e3)
 
-    def _resized(self, size: Size) -> Size:  # noqa: ARG002
+    def _resized(self, size: Size) -> Size:
         return self.size
 
     def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:

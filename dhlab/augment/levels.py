@@ -72,7 +72,7 @@ class Posterize(Levels):
         super().__post_init__()
         check_number(self, "bits", 1, 8, whole=True)
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         step = 2.0 ** (8 - self.bits)
         draft.look_up(np.floor(LEVELS / step) * step, chosen)
 
@@ -101,7 +101,7 @@ class ScaleFromTo(Levels):
         if self.old[0] == self.old[1]:
             raise BadValueError(f"old of ScaleFromTo is {self.old!r}; expected two different levels.")
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         share = (LEVELS - self.old[0]) / (self.old[1] - self.old[0])
         draft.look_up(np.rint(self.new[0] + share * (self.new[1] - self.new[0])), chosen)
 
@@ -130,7 +130,7 @@ class ScaleTo(Looking):
         super().__post_init__()
         check_pair(self, "new")
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         assert draft.images is not None
         flat = draft.images.reshape(draft.batch, -1)
         low, high = (found.astype(np.float64)[:, None] for found in (flat.min(1), flat.max(1)))
@@ -150,7 +150,7 @@ class AutoContrast(Looking):
 
     p: float = 0.5
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         assert draft.images is not None
         flat = draft.images.reshape(draft.batch, -1, 3)
         low, high = (found.astype(np.float64)[..., None] for found in (flat.min(1), flat.max(1)))  # (B, 3, 1)
@@ -170,7 +170,7 @@ class Equalize(Looking):
 
     p: float = 0.5
 
-    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:  # noqa: ARG002
+    def _write(self, draft: Draft, chosen: NDArray[np.bool_] | None, numbers: NDArray[np.float64]) -> None:
         assert draft.images is not None
         flat = draft.images.reshape(draft.batch, -1, 3).transpose(0, 2, 1).reshape(draft.batch * 3, -1)
         offsets = 256 * np.arange(len(flat), dtype=np.int64)[:, None]

@@ -53,7 +53,7 @@ class BagSamples:
         """Return targets by index."""
         return self.labels[indices]
 
-    def fresh(self, index: int) -> None:  # noqa: ARG002
+    def fresh(self, index: int) -> None:
         """Return None: bags stand for themselves."""
         return
 

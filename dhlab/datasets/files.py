@@ -179,7 +179,7 @@ class FileSamples:
         space = tuple(n for n, a in zip(self.pictures.layout.shape, self.pictures.layout.axes, strict=True) if a != "c")
         return self.aims.read(indices, space)
 
-    def fresh(self, index: int) -> None:  # noqa: ARG002
+    def fresh(self, index: int) -> None:
         """Return None: files do not overlap."""
         return
 

@@ -103,7 +103,7 @@ class LabelledTiles:
         """Return targets by index."""
         return self.labels[indices]
 
-    def fresh(self, index: int) -> None:  # noqa: ARG002
+    def fresh(self, index: int) -> None:
         """Return None: a window counts as a whole."""
         return
 

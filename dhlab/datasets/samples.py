@@ -62,7 +62,7 @@ class ArraySamples:
         """Return targets by index."""
         return self.labels[indices]
 
-    def fresh(self, index: int) -> None:  # noqa: ARG002
+    def fresh(self, index: int) -> None:
         """Return None: samples in memory stand for themselves."""
         return
 

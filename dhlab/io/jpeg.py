@@ -63,7 +63,7 @@ class JpegDecoder:
         """Return a decoder of the same tiles, `factor` times smaller."""
         return JpegDecoder(self.header, colour=self.colour, tile=self.tile, factor=factor)
 
-    def decode(self, data: bytes, index: int, into: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002
+    def decode(self, data: bytes, index: int, into: NDArray[Any]) -> NDArray[Any]:
         """Decode one stored tile.
 
         Parameters

@@ -99,7 +99,7 @@ class NiftiLevel:
             return self._stored
 
 
-def read(path: Path, *, spacing: float | Sequence[float] | None, icc: bool, series: int) -> Scan:  # noqa: ARG001
+def read(path: Path, *, spacing: float | Sequence[float] | None, icc: bool, series: int) -> Scan:
     """Open a NIfTI file as a scan of one level.
 
     Parameters

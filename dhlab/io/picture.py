@@ -184,7 +184,7 @@ def read(path: Path, *, spacing: float | Sequence[float] | None, icc: bool, seri
     )
 
 
-def write(scan: Scan, path: Path, *, tile: int, compression: str, progress: bool) -> None:  # noqa: ARG001
+def write(scan: Scan, path: Path, *, tile: int, compression: str, progress: bool) -> None:
     """Write a small scan as an ordinary picture.
 
     Parameters

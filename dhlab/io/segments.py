@@ -37,7 +37,7 @@ class RawDecoder:
         self.width = width
         self.channels = channels
 
-    def decode(self, data: bytes, index: int, into: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002
+    def decode(self, data: bytes, index: int, into: NDArray[Any]) -> NDArray[Any]:
         """Return the pixels ``(height, width, channels)`` of a tile; whole rows only, as many as there are."""
         row = self.width * self.channels
         values = np.frombuffer(data, self.stored, len(data) // self.stored.itemsize)
@@ -93,7 +93,7 @@ class SegmentDecoder:
         """Return the channels of a decoded pixel that stores `stored` samples: a palette makes three of one."""
         return 3 if self.palette is not None else stored
 
-    def decode(self, data: bytes, index: int, into: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002
+    def decode(self, data: bytes, index: int, into: NDArray[Any]) -> NDArray[Any]:
         """Return the pixels ``(height, width, channels)`` of a tile or strip."""
         tables = {} if self.tables is None else {"jpegtables": self.tables}
         pixels: NDArray[Any] = self._segment(data, index, **tables)[0][0]  # type: ignore[index] # None is of no data

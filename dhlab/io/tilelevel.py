@@ -227,7 +227,7 @@ class TileLevel:
         except BadFileError as error:
             raise self._damaged(layout, key, str(error)) from error
 
-    def read_windows(self, starts: NDArray[np.int64], size: Sequence[int], out: NDArray[Any]) -> None:  # noqa: ARG002
+    def read_windows(self, starts: NDArray[np.int64], size: Sequence[int], out: NDArray[Any]) -> None:
         """Read many windows; each stored tile that they need is decoded once.
 
         Parameters

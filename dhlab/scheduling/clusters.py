@@ -137,7 +137,7 @@ class Slurm:
         jobs = executor.submit_array(launches)
         return str(jobs[0].job_id).partition("_")[0]
 
-    def look(self, folder: JobFolder, number: str) -> Sight:  # noqa: ARG002
+    def look(self, folder: JobFolder, number: str) -> Sight:
         """Return what ``squeue`` says of a job, or, when it has forgotten it, ``sacct``."""
         if number in self.forgotten:
             return self.forgotten[number]
@@ -151,7 +151,7 @@ class Slurm:
             return self.forgotten[number]
         return self.seen[number]
 
-    def cancel(self, folder: JobFolder, number: str) -> None:  # noqa: ARG002
+    def cancel(self, folder: JobFolder, number: str) -> None:
         """Run ``scancel``."""
         run_slurm("scancel", number)
         self.asked = -math.inf

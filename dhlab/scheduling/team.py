@@ -54,7 +54,7 @@ class Team:
             if request.devices is not None:
                 self.environment["CUDA_VISIBLE_DEVICES"] = request.devices
 
-    def run(self, stopping: threading.Event) -> None:  # noqa: ARG002 - elastic ones must know
+    def run(self, stopping: threading.Event) -> None:
         """Start all workers, wait until they have ended, and end the others when one fails."""
         with _rendezvous(self.request) as addresses:
             self._start(addresses)

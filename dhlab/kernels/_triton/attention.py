@@ -338,7 +338,7 @@ class TritonSteps:
         grid = (triton.cdiv(rows, ROWS), triton.cdiv(self.width, COLUMNS))
         attention_rectify_kernel[grid](embedded, bias, rows, self.width, ROWS=ROWS, COLUMNS=COLUMNS)
 
-    def pool(self, embedded: Tensor, begin: int, scores: Tensor, *, gates: Tensor | None) -> None:  # noqa: ARG002 – never written to memory
+    def pool(self, embedded: Tensor, begin: int, scores: Tensor, *, gates: Tensor | None) -> None:
         parameters = self.parameters
         if self.most is None:
             self.most, self.mass = scores.new_empty(2, self.pieces, self.heads)
@@ -383,7 +383,7 @@ class TritonSteps:
         scores: Tensor,
         *,
         grad_scores: Tensor,
-        gates: Tensor | None,  # noqa: ARG002 – never written to memory
+        gates: Tensor | None,  # never written to memory
     ) -> Tensor:
         parameters, tiles = self.parameters, triton.cdiv(len(embedded), ROWS)
         self.shares, gradient = torch.empty_like(scores), self.workspace.matrix("gates", len(embedded), 2 * self.hidden)

@@ -105,7 +105,7 @@ class Handler(APIHandler):
         for work in tuple(self._works):
             work.cancel()
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the message of a refusal, else with what the status means."""
         error = kwargs.get("exc_info", (None, None))[1]
         message = error.message if isinstance(error, Refused) else getattr(error, "log_message", None) or self._reason
