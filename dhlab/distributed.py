@@ -72,6 +72,9 @@ def size() -> int:
 
 def local_rank() -> int:
     """Return the number of this worker on its machine, from 0: which of the machine's GPUs it takes."""
+    # To Horovod each elastic worker of this machine is on a machine of its own.
+    if number := env.get("DHLAB_LOCAL_RANK"):
+        return int(number)
     return int(_horovod().local_rank()) if _launched() else 0
 
 

@@ -32,7 +32,7 @@ __all__ = [
 # What a job must not inherit: a notebook of JupyterHub may itself be a job of Slurm, or a worker, and its keys are not
 # the job's. Where Slurm's settings are, it must know.
 NOT_FOR_JOBS = (
-    *("SLURM", "SRUN_", "SUBMITIT_", "PMI", "OMPI_", "JUPYTERHUB_", "JPY_"),
+    *("SLURM", "SRUN_", "SUBMITIT_", "PMI", "OMPI_", "JUPYTERHUB_", "JPY_", "DHLAB_LOCAL_RANK"),
     *(f"HOROVOD_{name}" for name in ("RANK", "SIZE", "LOCAL_", "CROSS_", "GLOO_", "HOSTNAME", "ELASTIC")),
 )
 FOR_JOBS = ("SLURM_CONF", "SLURM_CLUSTERS", "JUPYTERHUB_USER")
@@ -56,12 +56,16 @@ VARIABLES = {
         Variable("DHLAB_JOB", "", (), "set by a job for its workers: its folder, where they tell how far they are"),
         Variable("DHLAB_JOBS", "", (), "folder of your jobs; else dhlab/jobs in your data folder"),
         Variable("DHLAB_KERNELS", "auto", ("auto", "triton", "cpu", "torch"), "which form of the fused kernels runs"),
+        Variable(
+            "DHLAB_LOCAL_RANK", "", (), "set by a job for its elastic workers on one machine: which of them this is"
+        ),
         Variable("DHLAB_THREADS", "", (), "threads that decode tiles; else the cores this process may use"),
         Variable("DHLAB_TIMELINE", "", (), "folder of the time-to-model ledger; else no ledger is kept"),
         Variable("CUDA_VISIBLE_DEVICES", "", (), "which of the machine's GPUs may be used"),
         Variable("DISPLAY", "", (), "set by X11: the screen on which windows open"),
         Variable("HOROVOD_ELASTIC", "", (), "set by Horovod's launcher: workers may come and go"),
         Variable("HOROVOD_FUSION_THRESHOLD", "", (), "bytes of gradients that Horovod copies together to send them"),
+        Variable("HOROVOD_GLOO_RENDEZVOUS_ADDR", "", (), "set by a job for its workers: where they meet, and a secret"),
         Variable("HOROVOD_RANK", "", (), "set by Horovod's launcher: which worker this is"),
         Variable("HOROVOD_SIZE", "", (), "set by Horovod's launcher: how many workers there are"),
         Variable("JUPYTERHUB_SERVICE_PREFIX", "", (), "set by JupyterHub: the URL prefix of this server"),
@@ -70,7 +74,6 @@ VARIABLES = {
         Variable("QT_QPA_PLATFORM", "", (), "where Qt draws its windows, if not on a screen: offscreen, minimal, vnc"),
         Variable("SLURMD_NODENAME", "", (), "set by Slurm: which machine of a job this is"),
         Variable("SLURM_CPUS_PER_TASK", "", (), "set by Slurm: cores that a worker asked for"),
-        Variable("SLURM_LAUNCH_NODE_IPADDR", "", (), "set by Slurm: address of the machine that starts the workers"),
         Variable("SLURM_LOCALID", "", (), "set by Slurm: which worker of its machine this is"),
         Variable("SLURM_NODEID", "", (), "set by Slurm: number of this machine among the job's"),
         Variable("SLURM_PROCID", "", (), "set by Slurm: which worker this is"),

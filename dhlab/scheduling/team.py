@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ElasticTeam", "Team", "interface_to"]
 
+LOOPBACK = "127.0.0.1"
 SECONDS_TO_END = 10.0
 # A machine on which a worker was lost is tried again after so long, at least and at most.
 COOLDOWN_S = (5, 120)
 SECONDS_FOR_LEAST = 600
+# Horovod avoids a whole machine after a loss, so each elastic worker has a name of this one for itself.
+LOCAL_NAMES = tuple(f"127.0.0.{number}" for number in range(1, 255))
 
 
 class Team:
@@ -130,9 +133,12 @@ class ElasticTeam(Team):
         from horovod.runner.common.util.timeout import Timeout
         from horovod.runner.elastic.settings import ElasticSettings
         from horovod.runner.gloo_run import launch_gloo_elastic
-        from horovod.runner.http.http_server import RendezvousServer
+
+        from dhlab.scheduling.rendezvous import Rendezvous
 
         request = self.request
+        address = _own_address(request)
+        server = Rendezvous(address)
         settings = ElasticSettings(
             discovery=_Places(request),
             min_num_proc=request.least_workers,
@@ -145,8 +151,8 @@ class ElasticTeam(Team):
             run_func_mode=False,
         )
 
-        def execute(command: str, slot: Any, events: Sequence[threading.Event]) -> tuple[int, float]:
-            process = self._start_one(command, slot)
+        def execute(_command: str, slot: Any, events: Sequence[threading.Event]) -> tuple[int, float]:
+            process = self._start_one(slot, server.variables())
             self.processes.append(process)
             while process.poll() is None:
                 # While all write their state, none is ended.
@@ -155,25 +161,27 @@ class ElasticTeam(Team):
                 time.sleep(0.1)
             return process.returncode, time.time()
 
-        network = _network(request)
+        networks = {interface_to(address)}
         try:
-            launch_gloo_elastic(
-                self.program, execute, settings, {}, lambda _: {network}, RendezvousServer(), sys.executable
-            )
+            launch_gloo_elastic(self.program, execute, settings, {}, lambda _: networks, server, sys.executable)
         except RuntimeError as error:
             print(f"dhlab: {error}", flush=True)  # noqa: T201 - into the log
         codes = [process.poll() for process in self.processes]
         if 0 not in codes:
             self.failed = len(codes) - 1
 
-    def _start_one(self, command: str, slot: Any) -> subprocess.Popen[bytes]:
-        shell = ["/bin/sh", "-c", f"exec {command}"]
+    def _start_one(self, slot: Any, addresses: dict[str, str]) -> subprocess.Popen[bytes]:
+        from horovod.runner.gloo_run import create_slot_env_vars
+
         place = self.place.log_of(slot.rank)
+        # Not on the command line, which others can read.
+        own = self.environment | addresses | create_slot_env_vars(slot) | {"HOROVOD_ELASTIC": "1"}
         if self.request.cluster == "slurm":
             alone = ("--nodes=1", "--ntasks=1", "--overlap", f"--nodelist={slot.hostname}", f"--output={place}")
-            return subprocess.Popen([*_srun(*alone), *shell], env=self.environment)
+            return subprocess.Popen([*_srun(*alone), *self.program], env=own)
+        own["DHLAB_LOCAL_RANK"] = str(LOCAL_NAMES.index(slot.hostname))
         with place.open("ab") as log:
-            return subprocess.Popen(shell, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen(self.program, env=own, stdout=log, stderr=subprocess.STDOUT)
 
 
 class _Places:
@@ -185,8 +193,7 @@ class _Places:
     def find_available_hosts_and_slots(self) -> dict[str, int]:
         """Return how many workers each machine takes."""
         if self.request.cluster == "local":
-            # Horovod avoids a whole machine after a loss, so each worker has a name of this one for itself.
-            return {f"127.0.0.{number + 1}": 1 for number in range(self.request.workers)}
+            return dict.fromkeys(LOCAL_NAMES[: self.request.workers], 1)
         each = self.request.workers // self.request.nodes
         listing = run_slurm("sinfo", "--noheader", "--Node", f"--nodes={','.join(_node_names())}", "--format=%N %T")
         states = dict(line.split() for line in listing.splitlines())
@@ -214,32 +221,22 @@ def _rendezvous(request: Request) -> Iterator[dict[str, str]]:
             yield {}
             return
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-        from horovod.runner.http.http_server import RendezvousServer
 
-        server = RendezvousServer()
-        port = server.start()
+        from dhlab.scheduling.rendezvous import Rendezvous
+
+        server = Rendezvous(_own_address(request))
+        server.start()
         stack.callback(server.stop)
         hosts = _node_names() if request.cluster == "slurm" else ["localhost"]
         each = request.workers // request.nodes
         server.init(get_host_assignments(parse_hosts(",".join(f"{host}:{each}" for host in hosts)), request.workers))
-        addresses = {
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-            "HOROVOD_CONTROLLER": "gloo",
-            "HOROVOD_CPU_OPERATIONS": "gloo",
-        }
-        if request.cluster == "local":
-            addresses |= {"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_GLOO_IFACE": _loopback()}
-        yield addresses
+        yield server.variables()
 
 
 def _node_names() -> list[str]:
     from submitit import JobEnvironment
 
     return list(JobEnvironment().hostnames)
-
-
-def _loopback() -> str:
-    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def _slot(rank: int, size: int) -> dict[str, str]:
@@ -259,21 +256,24 @@ def _srun(*options: str) -> list[str]:
     return command
 
 
-def _network(request: Request) -> str:
-    """Return the network interface over which the machines of a job reach one another."""
+def _own_address(request: Request) -> str:
+    """Return the address of this machine at which the machines of a job reach it."""
     if request.cluster == "local":
-        return _loopback()
+        return LOOPBACK
     shown = run_slurm("scontrol", "show", "node", _node_names()[-1], "--oneliner")
-    return interface_to(next(word.partition("=")[2] for word in shown.split() if word.startswith("NodeAddr=")))
+    return _address_towards(next(word.partition("=")[2] for word in shown.split() if word.startswith("NodeAddr=")))
 
 
 def interface_to(address: str) -> str:
     """Return the network interface over which an address is reached."""
     import psutil
 
+    own, addresses = _address_towards(address), psutil.net_if_addrs().items()
+    return next(name for name, found in addresses if any(one.address == own for one in found))
+
+
+def _address_towards(address: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
         # Nothing is sent; the system only chooses the way.
         route.connect((address, 9))
-        own = route.getsockname()[0]
-    addresses = psutil.net_if_addrs().items()
-    return next(name for name, found in addresses if any(one.address == own for one in found))
+        return str(route.getsockname()[0])

@@ -36,6 +36,7 @@ def main(folder: str, *, under_srun: bool) -> int:
     else:
         # Whoever watches may be killed; nobody would stop this worker then.
         ctypes.CDLL(None).prctl(PARENT_DIES, signal.SIGTERM)
+    _choose_network()
     signal.signal(signal.SIGUSR2, _leave)
     rank = int(env.get("HOROVOD_RANK") or 0)
     place = JobFolder(Path(folder))
@@ -83,8 +84,6 @@ def _take_rank_from_slurm() -> None:
     size, nodes = int(env.get("SLURM_STEP_NUM_TASKS")), int(env.get("SLURM_STEP_NUM_NODES"))
     if size == 1:
         return
-    server = env.get("SLURM_LAUNCH_NODE_IPADDR")
-    network = interface_to(server)
     env.set_variables(
         {
             "HOROVOD_HOSTNAME": env.get("SLURMD_NODENAME"),
@@ -94,11 +93,15 @@ def _take_rank_from_slurm() -> None:
             "HOROVOD_LOCAL_SIZE": str(size // nodes),
             "HOROVOD_CROSS_RANK": env.get("SLURM_NODEID"),
             "HOROVOD_CROSS_SIZE": str(nodes),
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": server,
-            "HOROVOD_GLOO_IFACE": network,
-            "NCCL_SOCKET_IFNAME": network,
         }
     )
+
+
+def _choose_network() -> None:
+    """Tell Horovod to talk over the network of the rendezvous and to listen on no other."""
+    if server := env.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"):
+        network = interface_to(server.partition(":")[0])
+        env.set_variables({"HOROVOD_GLOO_IFACE": network, "NCCL_SOCKET_IFNAME": network})
 
 
 if __name__ == "__main__":

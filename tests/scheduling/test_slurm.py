@@ -173,6 +173,22 @@ def test_workers_know_their_place(slurm) -> None:
     ]
 
 
+def test_elastic_workers_of_two_nodes_meet(slurm) -> None:
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+
+    def add() -> list[int]:
+        from dhlab import distributed
+
+        sums: list[int] = []
+        numbers = np.array([1, 1 << distributed.rank()])
+        distributed.run_elastic(
+            lambda _: sums.extend(distributed.allreduce(numbers).tolist()), keep=int, take=int, on_change=int
+        )
+        return sums
+
+    assert dh.submit(add, workers=2, nodes=2, least_workers=1).result(90) == [2, 3]
+
+
 def some_data(count: int = 24) -> dh.Dataset:
     rng = np.random.default_rng(0)
     targets = rng.permutation(np.arange(count) % 2)

@@ -1,0 +1,68 @@
+"""Where workers find one another: Horovod's rendezvous server, on one address, for those who know its secret."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
+from horovod.runner.util.threads import in_thread
+
+__all__ = ["Rendezvous"]
+
+
+class Rendezvous(RendezvousServer):  # type: ignore[misc] # untyped
+    """Horovod's rendezvous server. Its own listens on every network and believes whoever asks.
+
+    Parameters
+    ----------
+    address
+        Address of this machine, the only one that it listens on.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address, self.secret = address, secrets.token_urlsafe(32)
+
+    def start(self, handler_cls: Any = RendezvousHandler) -> int:
+        """Listen on a free port and return it."""
+        self._httpd = RendezvousHTTPServer((self.address, 0), _guarded(handler_cls, self.secret), 0)
+        # An elastic worker that waits for others must not keep the server from stopping.
+        self._httpd.daemon_threads = True
+        self._listen_thread = in_thread(self._httpd.serve_forever)
+        return int(self._httpd.server_port)
+
+    def stop(self) -> None:
+        """Listen no more."""
+        super().stop()
+        self._httpd.server_close()
+
+    def variables(self) -> dict[str, str]:
+        """Return what tells a worker where the server is, once it has started, and what lets it in."""
+        port = self._httpd.server_port
+        return {
+            # Horovod asks for http://ADDR:PORT/SCOPE/KEY, so what follows the address becomes part of every path.
+            "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{self.address}:{port}/{self.secret}",
+            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+        }
+
+
+def _guarded(handler: Any, secret: str) -> Any:
+    """Return a handler that answers only requests whose path begins with a secret."""
+
+    class Guarded(handler):  # type: ignore[misc] # untyped
+        path: str
+
+        def parse_request(self) -> bool:
+            if not super().parse_request():
+                return False
+            given, _, rest = self.path.removeprefix("/").partition("/")
+            self.path = f"/{rest}"
+            if secrets.compare_digest(given.partition(":")[0].encode(), secret.encode()):
+                return True
+            self.send_error(403)
+            return False
+
+    return Guarded
