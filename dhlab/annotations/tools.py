@@ -42,7 +42,7 @@ class Stroke:
     radius
         Of brush and eraser, in level-0 pixels.
     tolerance
-        Colour distance of the wand, or distance in level-0 pixels of ``"simplify"``.
+        Colour distance of the wand, as of `drawing.wand`, or distance in level-0 pixels of ``"simplify"``.
     pixel
         Level-0 pixels per pixel of the level that was looked at, for the wand.
     index
@@ -57,7 +57,7 @@ class Stroke:
     path: Sequence[Sequence[float]] = ()
     objects: Sequence[str] = ()
     radius: float = 1.0
-    tolerance: float = 20.0
+    tolerance: float = 12.0
     pixel: float = 1.0
     index: Mapping[str, int] | None = None
     class_name: str | None = None

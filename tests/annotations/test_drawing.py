@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dhlab as dh
+from dhlab import phantoms
 from dhlab.annotations import drawing
+from dhlab.annotations.raster import fill
 from dhlab.errors import BadShapeError, BadValueError
 
 SQUARE = shapely.box(0, 0, 100, 100)
@@ -106,6 +108,24 @@ def test_the_wand_outlines_what_has_the_colour(pixel: float) -> None:
     assert shape.is_valid
     assert drawing.wand(scan, (900, 220)) is None
     assert drawing.wand(scan, (400, 220), window=50).area == pytest.approx(50 * 50, rel=0.05)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("stroma", 0.7), ("epithelium", 0.02)])
+def test_the_wand_takes_textured_tissue_whole(kind: str, least: float) -> None:
+    """Most clicks on fibres take all that hangs together; those on the wall of a gland, of which there are many, it."""
+    image, truth = phantoms.paint_slide((512, 512), rng=3, spacing=1.0)
+    scan = dh.Scan.from_array(image, "yxc", spacing=1.0, unit="µm", name="tissue")
+    theirs = truth == phantoms.CLASSES.index(kind) + 1
+    places = np.random.default_rng(0).permutation(np.argwhere(theirs))[:15] + 0.5
+    shares, right = [], []
+    for y, x in places:
+        shape = drawing.wand(scan, (x, y))
+        mask = np.zeros(truth.shape, np.uint8)
+        fill(mask, np.array([shape], object), np.ones(1, np.uint8), start=np.zeros(2), scale=np.ones(2))
+        shares.append(theirs[mask > 0].sum() / theirs.sum())
+        right.append(theirs[mask > 0].mean())
+    assert np.median(shares) > least
+    assert np.median(right) > 0.8
 
 
 def test_the_wand_reads_one_plane_of_a_volume() -> None:

@@ -38,7 +38,7 @@ export interface AnnotatorParts {
   hide(changes: number[]): void;
 }
 
-const STORED = { size: 40, tolerance: 24, snap: false };
+const STORED = { size: 40, tolerance: 12, snap: false };
 const FINE_PX = 8;
 const PASTED_PX = 16;
 const MOST_MEASURED = 2000;

@@ -44,7 +44,7 @@ export class ToolBar {
   private readonly said = make("div", { class: "dhv-plate dhv-said", role: "status" });
   private readonly options = make("div", { class: "dhv-plate dhv-options" });
   private readonly size = slider("Size of the brush", SIZES.least, SIZES.most);
-  private readonly tolerance = slider("Tolerance of the magic wand", 1, 100);
+  private readonly tolerance = slider("Tolerance of the magic wand", 1, 50);
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(events: ToolBarEvents) {
