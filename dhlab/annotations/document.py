@@ -11,7 +11,6 @@ import uuid
 import warnings
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +19,9 @@ import numpy as np
 import shapely
 
 from dhlab import env
-from dhlab.annotations.checking import check_changes, check_color, to_geometry_bytes
+from dhlab.annotations import classes
+from dhlab.annotations.checking import check_changes, to_geometry_bytes
+from dhlab.annotations.classes import DocumentClass
 from dhlab.annotations.collection import RGB, Annotations
 from dhlab.annotations.coordinates import object_array
 from dhlab.annotations.edits import FILE_TOOL, Change, Edit, History
@@ -39,7 +40,6 @@ from dhlab.annotations.scanner import without_collector
 from dhlab.annotations.snapshot import identify, read_features
 from dhlab.annotations.store import Store, Update
 from dhlab.annotations.undoing import next_step, reverse
-from dhlab.display import class_color
 from dhlab.errors import BadValueError, DHLabError, DHLabWarning, StorageError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
@@ -59,29 +59,9 @@ PAUSE_S = 0.2
 SAVE_AFTER_S, SAVE_SHARE = 0.5, 10.0
 SAVE_PAUSE_S = 0.005
 LONGEST_SAVE_S = 60.0
-SHORTCUTS = "123456789"
 # Revisions that a front may lag behind before it asks for everything.
 JOURNAL = 10_000
 _open: weakref.WeakSet[Document] = weakref.WeakSet()
-
-
-@dataclass(frozen=True)
-class DocumentClass:
-    """A class that objects of a document can have.
-
-    Parameters
-    ----------
-    name
-        Its name.
-    color
-        RGB.
-    shortcut
-        Key that chooses it, or an empty text.
-    """
-
-    name: str
-    color: RGB
-    shortcut: str
 
 
 class Document:
@@ -174,13 +154,7 @@ class Document:
     def classes(self) -> tuple[DocumentClass, ...]:
         """The classes, with a digit as the shortcut of each that was not given one."""
         with self._lock:
-            known = self._store.state.known_classes()
-        taken = {fields.get("shortcut") for fields in known.values()}
-        free = iter([key for key in SHORTCUTS if key not in taken])
-        return tuple(
-            DocumentClass(name, tuple(fields["color"]), fields.get("shortcut") or next(free, ""))
-            for name, fields in known.items()
-        )
+            return classes.list_classes(self._store.state)
 
     @property
     def annotations(self) -> Annotations:
@@ -529,26 +503,51 @@ class Document:
         StorageError
             If the document is read-only or the edit cannot be written.
         """
-        if not str(name).strip():
-            raise BadValueError(f"class name {name!r}; expected some text.")
         with self._lock:
-            known = self._store.state.known_classes()
-            present = known.get(name)
-            after: dict[str, Any] = {"exists": True} if present is None else {}
-            if color is not None or present is None:
-                after["color"] = check_color(class_color(len(known)) if color is None else color)
-            if shortcut is not None:
-                if len(shortcut) > 1:
-                    raise BadValueError(f"shortcut {shortcut!r}; expected one character.")
-                if whose := [n for n, f in known.items() if n != name and shortcut and f.get("shortcut") == shortcut]:
-                    raise BadValueError(f"shortcut {shortcut!r} belongs to {whose[0]!r}; choose another.")
-                after["shortcut"] = shortcut or None
-            was = present or {"exists": False}
-            changed = {key: value for key, value in after.items() if not _same_value(was.get(key), value)}
-            if not changed:
-                return None
-            change = Change("class", name, {key: was.get(key) for key in changed}, changed)
-            return self._commit([change], author=author or self.author, tool="class")
+            changes = classes.set_class(self._store.state, name, color=color, shortcut=shortcut)
+            return self._commit(changes, author=author or self.author, tool="class") if changes else None
+
+    def rename_class(
+        self,
+        name: str,
+        to: str,
+        *,
+        color: RGB | None = None,
+        shortcut: str | None = None,
+        author: str | None = None,
+    ) -> Edit | None:
+        """Rename a class together with all its objects, as one edit.
+
+        What somebody else gives the old name at the same time keeps it: the class is then there under both names.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        to
+            Its new name, which no other class has.
+        color, shortcut
+            As of `set_class`; None keeps them.
+        author
+            Who makes the edit, if not `author`.
+
+        Returns
+        -------
+        Edit or None
+            None if it was so already.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such class.
+        BadValueError
+            If another class has the new name, or colour or shortcut are none.
+        StorageError
+            If the document is read-only or the edit cannot be written.
+        """
+        with self._lock:
+            changes = classes.rename_class(self._store.state, name, to, color=color, shortcut=shortcut)
+            return self._commit(changes, author=author or self.author, tool="class") if changes else None
 
     def remove_class(self, name: str, to: str | None = None, *, author: str | None = None) -> Edit:
         """Remove a class.
@@ -572,19 +571,7 @@ class Document:
             If the document is read-only or the edit cannot be written.
         """
         with self._lock:
-            state = self._store.state
-            known = state.known_classes()
-            if name not in known:
-                raise UnknownNameError(f"no class {name!r}.{suggest(name, known)}")
-            users = [key for key, fields in state.objects.present().items() if fields.get(CLASS) == name]
-            if users and (to is None or to == name):
-                have = "1 object has" if len(users) == 1 else f"{len(users):,} objects have"
-                raise BadValueError(
-                    f'{have} the class {name!r}; expected another class for them: remove_class({name!r}, to="…").'
-                )
-            wanted = [Change("object", key, {}, {CLASS: to}) for key in users]
-            changes, _ = check_changes(wanted, state, {})
-            changes.append(Change("class", name, dict(known[name]), {"exists": False}))
+            changes = classes.remove_class(self._store.state, name, to)
             return self._commit(changes, author=author or self.author, tool="class")
 
     def observe(self, callback: Callable[[Update], None]) -> Callable[[], None]:
@@ -810,7 +797,3 @@ def _listed(ids: str | Iterable[str]) -> list[str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _same_value(one: Any, other: Any) -> bool:
-    return (list(one) if isinstance(one, tuple) else one) == other

@@ -11,7 +11,7 @@ from dhlab.annotations.edits import FILE_TOOL, Change
 from dhlab.annotations.records import CLASS, pack_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from dhlab.annotations.edits import Edit, Stamp
     from dhlab.annotations.registers import State
@@ -100,7 +100,7 @@ def reverse(edit: Edit, state: State, edits: Mapping[Stamp, Edit], *, again: boo
         elif (
             change.kind == "class"
             and new.get("exists") is False
-            and (edit.tool != "class" or in_use(state, change.key))
+            and (edit.tool != "class" or in_use(state, change.key, apart_from={one.key for one in found}))
         ):
             pass  # it came with objects, or has some: an unused class harms nobody
         else:
@@ -113,9 +113,10 @@ def reverse(edit: Edit, state: State, edits: Mapping[Stamp, Edit], *, again: boo
     return found, _tell(kept)
 
 
-def in_use(state: State, name: str) -> bool:
-    """Return whether an object has a class."""
-    return any(fields.get(CLASS) == name for fields in state.objects.present().values())
+def in_use(state: State, name: str, *, apart_from: Collection[str] = ()) -> bool:
+    """Return whether an object has a class, apart from some objects."""
+    objects = state.objects.present()
+    return any(fields.get(CLASS) == name and key not in apart_from for key, fields in objects.items())
 
 
 def _same(one: Any, other: Any) -> bool:

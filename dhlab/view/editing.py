@@ -249,7 +249,10 @@ def _class(document: Document, message: Mapping[str, Any], author: str | None) -
     name = str(message["name"])
     if message.get("remove"):
         return document.remove_class(name, message.get("to"), author=author)
-    return document.set_class(name, color=message.get("color"), shortcut=message.get("shortcut"), author=author)
+    look: dict[str, Any] = {"color": message.get("color"), "shortcut": message.get("shortcut")}
+    if message.get("rename"):
+        return document.rename_class(name, str(message["rename"]), **look, author=author)
+    return document.set_class(name, **look, author=author)
 
 
 EDITS: dict[str, Callable[[Document, Mapping[str, Any], str | None], Edit | None]] = {

@@ -136,6 +136,55 @@ def test_a_class_that_objects_have_is_removed_only_with_another_for_them(scan: d
         assert len(document.annotations.of_class("tumour")) == 2
 
 
+def test_a_class_is_renamed_and_named_back_in_one_step(scan: dh.Scan, place: Path) -> None:
+    with Document.open(scan, place) as document:
+        document.set_class("tumour", color=(200, 0, 0), shortcut="t")
+        document.set_class("stroma", color=(0, 200, 0))
+        document.add(dh.Annotations.from_geometries([SQUARE, shapely.Point(1, 2)], "tumour"))
+        before = document.classes
+        edit = document.rename_class("tumour", "carcinoma")
+        assert edit is not None
+        assert len(edit.objects) == 2
+        assert {(one.name, one.color, one.shortcut) for one in document.classes} == {
+            ("carcinoma", (200, 0, 0), "t"),
+            ("stroma", (0, 200, 0), "1"),
+        }
+        assert [one.class_name for one in document.annotations] == ["carcinoma"] * 2
+        document.undo()
+        assert document.classes == before
+        assert [one.class_name for one in document.annotations] == ["tumour"] * 2
+        document.redo()
+        document.rename_class("carcinoma", "tumour", color=(1, 2, 3), shortcut="")
+        assert {(one.name, one.color) for one in document.classes} == {("tumour", (1, 2, 3)), ("stroma", (0, 200, 0))}
+        assert document.rename_class("tumour", "tumour") is None
+        with pytest.raises(BadValueError, match="already"):
+            document.rename_class("tumour", "stroma")
+        with pytest.raises(BadValueError, match="some text"):
+            document.rename_class("tumour", " ")
+        with pytest.raises(UnknownNameError, match="Did you mean 'tumour'"):
+            document.rename_class("tumor", "x")
+    with Document.open(scan, place) as document:
+        assert [one.class_name for one in document.annotations] == ["tumour"] * 2
+
+
+def test_what_others_draw_while_a_class_is_renamed_keeps_its_class(scan: dh.Scan, place: Path) -> None:
+    with Document.open(scan, place, author="anna") as anna, Document.open(scan, place, author="ben") as ben:
+        anna.add(SQUARE, "tumour")
+        ben.poll()
+        anna.rename_class("tumour", "carcinoma")
+        ben.add(shapely.Point(5, 5), "tumour")
+        ben.rename_class("tumour", "adenoma")
+        anna.poll()
+        ben.poll()
+        for one in (anna, ben):
+            assert sorted(each.class_name or "" for each in one.annotations) == ["adenoma", "adenoma"]
+            assert {each.name for each in one.classes} == {"carcinoma", "adenoma"}
+        anna.undo()
+        ben.poll()
+        assert [each.class_name for each in anna.annotations] == [each.class_name for each in ben.annotations]
+        assert "adenoma" in {each.name for each in anna.classes}
+
+
 def test_classes_have_colours_and_shortcuts(scan: dh.Scan, place: Path) -> None:
     with Document.open(scan, place) as document:
         document.set_class("tumour", color=(200, 0, 0), shortcut="t")

@@ -153,6 +153,15 @@ def test_annotating_classes_review_comments_history(model, qtbot, scan, tmp_path
     dock._revert()
     qtbot.waitUntil(lambda: dock.classes.topLevelItem(0).text(2) == "2", timeout=2000)
     dock.remove_class()
+    link.active_class = "tumour"
+    dock.new_class.setText("carcinoma")
+    dock.rename_class()
+    assert [one.name for one in document.classes] == ["carcinoma"]
+    assert link.active_class == "carcinoma"
+    qtbot.waitUntil(lambda: dock.classes.topLevelItem(0).text(2) == "2", timeout=2000)
+    assert dock.classes.topLevelItem(0).text(0) == "carcinoma"
+    dock._undo()
+    assert [one.name for one in document.classes] == ["tumour"]
     dock._undo()
     qtbot.wait(30)
     dock.close_document()

@@ -210,6 +210,11 @@ def test_classes_are_made_changed_and_removed(editor: Editor) -> None:
     apply(editor, creation("one", BOX))
     with pytest.raises(BadValueError, match="1 object"):
         editor.answer({"action": "class", "name": "tumour", "remove": True})
+    answer = editor.answer({"action": "class", "name": "tumour", "rename": "carcinoma", "color": [4, 5, 6]})
+    assert answer["classes"] == [{"name": "carcinoma", "color": [4, 5, 6], "shortcut": "t"}]
+    assert answer["changes"][0]["feature"]["properties"]["classification"]["name"] == "carcinoma"
+    answer = editor.answer({"action": "undo"})
+    assert answer["classes"] == [{"name": "tumour", "color": [1, 2, 3], "shortcut": "t"}]
     answer = editor.answer({"action": "class", "name": "tumour", "remove": True, "to": "stroma"})
     assert [one["name"] for one in answer["classes"]] == ["stroma"]
     assert answer["changes"][0]["feature"]["properties"]["classification"]["name"] == "stroma"

@@ -152,6 +152,15 @@ class AnnotationsWidget(QWidget):
             self.link.active_class = name
             self.new_class.clear()
 
+    def rename_class(self) -> None:
+        """Give the active class, and all its objects, the name that is written."""
+        to = self.new_class.text().strip()
+        if self.link is not None and to and (name := self.link.active_class) is not None:
+            document = self.link.document
+            if self.link.edit(lambda: document.rename_class(name, to)) is not None:
+                self.link.active_class = to
+                self.new_class.clear()
+
     def remove_class(self) -> None:
         """Remove the active class; its objects, if there are any, lose their class only where that is said."""
         if self.link is not None and (name := self.link.active_class) is not None:
@@ -192,11 +201,12 @@ class AnnotationsWidget(QWidget):
             self.classes.header().setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         self.classes.itemClicked.connect(self._on_class)
         self.new_class = QLineEdit()
-        self.new_class.setPlaceholderText("new class")
+        self.new_class.setPlaceholderText("name of a class")
         self.new_class.returnPressed.connect(self.add_class)
         line = QHBoxLayout()
         line.addWidget(self.new_class)
-        for text, act in (("Add", self.add_class), ("Colour…", self._choose_color), ("Remove", self.remove_class)):
+        acts = {"Add": self.add_class, "Rename": self.rename_class}
+        for text, act in (acts | {"Colour…": self._choose_color, "Remove": self.remove_class}).items():
             line.addWidget(_button(text, act))
         box = QVBoxLayout(part)
         box.addWidget(self.classes)

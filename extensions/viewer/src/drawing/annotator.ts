@@ -440,14 +440,13 @@ export class Annotator {
   }
 
   private classify(name: string | null): void {
-    const found = this.layer.classes.find((one) => one.name === name);
-    this.alter({ [CLASS]: found ? { name: found.name, color: found.color } : null }, "class");
+    // A class that was just made is not yet among those of the layer.
+    this.alter({ [CLASS]: name === null ? null : { name, color: this.layer.colorOf(name) } }, "class");
   }
 
   /** A class for what is drawn next; in the tools that select, also for what is selected. */
   private pickClass(name: string | null): void {
-    this.parts.model.set("active_class", name);
-    this.parts.model.save_changes();
+    this.activate(name);
     if (this.layer.readOnly === null && this.layer.selection.size) {
       if (this.tool.draw) this.select([]);
       else this.classify(name);
@@ -456,14 +455,16 @@ export class Annotator {
     this.show();
   }
 
+  private activate(name: string | null): void {
+    this.parts.model.set("active_class", name);
+    this.parts.model.save_changes();
+  }
+
   private saveClass({ name, color, shortcut }: DocumentClass, before: string | null): void {
-    if (before !== null && before !== name) {
-      this.layer.edit({ action: "class", name, color });
-      this.layer.edit({ action: "class", name: before, remove: true, to: name });
-    }
-    // The key was the old name's until now.
-    this.layer.edit({ action: "class", name, color, shortcut: shortcut ?? "" });
-    if (before === null || before === this.active) this.pickClass(name);
+    const renamed = before !== null && before !== name;
+    this.layer.edit({ action: "class", name: before ?? name, ...(renamed && { rename: name }), color, shortcut: shortcut ?? "" });
+    if (before === null) this.pickClass(name);
+    else if (before === this.active) this.activate(name);
   }
 
   private removeClass(name: string, to: string | null): void {
