@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import secrets
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from servers import PREFIX, Jupyter, run_jupyter, write_notebook
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ROOT = Path(__file__).parents[2]
-EXTENSION = ROOT / "extensions" / "jupyterlab"
-PREFIX = "/research/lab/"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,21 +28,12 @@ FLAGS = [
 
 
 @dataclass(frozen=True)
-class Lab:
-    """A running JupyterLab: address with prefix, token, the folder that it serves, and its process."""
-
-    url: str
-    token: str
-    folder: Path
-    process: subprocess.Popen[bytes]
+class Lab(Jupyter):
+    """A running JupyterLab."""
 
     def write(self, name: str, cells: list[str]) -> None:
         """Put a notebook into the folder."""
-        import nbformat.v4 as v4
-
-        notebook = v4.new_notebook(cells=[v4.new_code_cell(source) for source in cells])
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        (self.folder / name).write_text(json.dumps(notebook))
+        write_notebook(self.folder / name, cells)
 
 
 @dataclass
@@ -174,73 +154,12 @@ class Cell(Stage):
 
 
 @contextmanager
-def run_lab(
-    folder: Path, home: Path, *, configuration: str = "", port: int = 0, headers: dict[str, str] | None = None
-) -> Iterator[Lab]:
-    """Run JupyterLab on loopback below a prefix, with a token; it shows a folder and keeps its own files in another.
-
-    `configuration` is that of the server, where it lets those in who send `headers`. With the same `home` and `port`
-    it is the same server, started again.
-    """
-    if not port:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    # Settings of the person at this machine must not decide the tests, nor be changed by them.
-    settings = home / "overrides"
-    settings.mkdir(exist_ok=True)
-    overrides = {"@jupyterlab/apputils-extension:notification": {"checkForUpdates": False, "fetchNews": "false"}}
-    (settings / "overrides.json").write_text(json.dumps(overrides))
-    # The extension of this checkout, as a wheel would install it.
-    if not (home / "config").exists():
-        shutil.copytree(EXTENSION / "jupyter_server_config.d", home / "config" / "jupyter_server_config.d")
-        (home / "config" / "jupyter_server_config.py").write_text(configuration)
-        (home / "data" / "labextensions").mkdir(parents=True)
-        (home / "data" / "labextensions" / "dhlab").symlink_to(EXTENSION / "labextension")
-    environment = os.environ | {
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), str(EXTENSION), os.environ.get("PYTHONPATH")])),
-    }
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-        f"--ServerApp.base_url={PREFIX}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-        "--ServerApp.port_retries=0", "--LabApp.news_url=", "--LabApp.expose_app_in_browser=True",
-        f"--LabServerApp.app_settings_dir={settings}",
-        *(["--allow-root"] if os.geteuid() == 0 else []),
-    ]  # fmt: skip
-    log = home / "lab.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
-        url = f"http://127.0.0.1:{port}{PREFIX}"
-        try:
-            _wait_for(url, headers or {"Authorization": f"token {token}"}, server, log)
-            yield Lab(url, token, folder, server)
-        finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _wait_for(url: str, headers: dict[str, str], server: subprocess.Popen[bytes], log: Path) -> None:
-    request = urllib.request.Request(f"{url}api/status", headers=headers)
-    for _ in range(240):
-        if server.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.25)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+def run_lab(folder: Path, home: Path, **settings: Any) -> Iterator[Lab]:
+    """Run JupyterLab as `run_jupyter` does, with these of its settings."""
+    arguments = ["--LabApp.news_url=", "--LabApp.expose_app_in_browser=True"]
+    arguments += [f"--LabServerApp.app_settings_dir={home / 'data'}"]
+    with run_jupyter(folder, home, program="jupyterlab", arguments=arguments, **settings) as server:
+        yield Lab(**vars(server))
 
 
 @pytest.fixture(scope="session")

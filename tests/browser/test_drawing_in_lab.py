@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from servers import PEOPLE
 
 import dhlab as dh
 
@@ -437,18 +438,6 @@ def test_a_notebook_and_a_tab_draw_on_one_document(open_document, open_stage, br
 
 
 # People by a header, as a proxy names them.
-NAMED = """
-from jupyter_server.auth import IdentityProvider, User
-
-class Named(IdentityProvider):
-    def get_user(self, handler):
-        name = handler.request.headers.get("X-User")
-        return User(username=name, name=name) if name else None
-
-c.ServerApp.identity_provider_class = Named
-"""
-
-
 def test_two_people_draw_at_once_and_go_on_after_the_server_was_killed(
     browser, start_lab, open_stage, slide, tmp_path
 ) -> None:
@@ -458,8 +447,7 @@ def test_two_people_draw_at_once_and_go_on_after_the_server_was_killed(
     home.mkdir()
     shutil.copyfile(slide, folder / "disc.tif")
     disk = Reader(folder / "disc.tif", folder / "disc.geojson")
-    known = {"configuration": NAMED, "headers": {"X-User": "test"}}
-    with start_lab(root, home, **known) as lab:
+    with start_lab(root, home, configuration=PEOPLE) as lab:
         pages = [
             browser.new_context(
                 viewport={"width": 1400, "height": 1000}, extra_http_headers={"X-User": name}
@@ -497,7 +485,7 @@ def test_two_people_draw_at_once_and_go_on_after_the_server_was_killed(
         anna.drag((1200, 300), (1500, 600))
         anna.viewer.locator(".dhv-saving[data-state=unsaved]").wait_for(timeout=10_000)
         assert len(disk.annotations) == 2
-    with start_lab(root, home, port=int(lab.url.split(":")[2].split("/")[0]), **known):
+    with start_lab(root, home, port=lab.port):
         # It is saved by itself, and the other one sees it.
         anna.viewer.locator(".dhv-saving[data-state=saved]").wait_for(timeout=30_000)
         ben.viewer.locator(".dhv-table summary:has-text('In view: 3')").wait_for(timeout=30_000)

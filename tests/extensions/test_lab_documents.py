@@ -13,35 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from servers import PEOPLE
 from shapely.geometry import mapping
 
 import dhlab as dh
 
 BOX = shapely.box(10, 10, 90, 90)
-# People by a header, as a proxy names them; a guest may only look.
-CONFIGURATION = """
-from jupyter_server.auth import Authorizer, IdentityProvider, User
-
-class Named(IdentityProvider):
-    token = ""
-    def get_user(self, handler):
-        name = handler.request.headers.get("X-User")
-        return User(username=name, name=name) if name else None
-
-class Guests(Authorizer):
-    def is_authorized(self, handler, user, action, resource):
-        return user.username != "guest" or action == "read"
-
-c.ServerApp.identity_provider_class = Named
-c.ServerApp.authorizer_class = Guests
-"""
 
 
 @pytest.fixture(scope="module")
 def clinic(start_server, tmp_path_factory: pytest.TempPathFactory):
     """Start a server that several people share."""
     home = tmp_path_factory.mktemp("home")
-    with start_server(tmp_path_factory.mktemp("clinic"), home, CONFIGURATION) as running:
+    with start_server(tmp_path_factory.mktemp("clinic"), home, PEOPLE) as running:
         yield running
         assert "Traceback" not in (home / "server.log").read_text()
 
@@ -204,7 +188,7 @@ def test_a_server_that_is_killed_while_people_draw_loses_nothing_that_it_answere
     last: list[dict[str, Any]] = []
     for turn in range(2):
         (tmp_path / f"home {turn}").mkdir()
-        with start_server(folder, tmp_path / f"home {turn}", CONFIGURATION) as clinic, clinic.named("anna") as anna:
+        with start_server(folder, tmp_path / f"home {turn}", PEOPLE) as clinic, clinic.named("anna") as anna:
             opened = open_document(anna, slide)
             if last:
                 # The answer may have been lost, the edit not: it is not made twice.

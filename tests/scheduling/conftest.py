@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from servers import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 CONF = """\
@@ -73,7 +74,7 @@ class Slurm:
         """Write the settings, start the daemons, wait until both nodes are idle."""
         for name in ("state", "munge", "log"):
             (self.folder / name).mkdir()
-        ports = [_free_port() for _ in range(3)]
+        ports = free_ports(3)
         host = socket.gethostname().partition(".")[0]
         self.settings.write_text(CONF.format(folder=self.folder, host=host, ports=ports))
         gpus = [f"NodeName=n{node} Name=gpu File={self._gpu_files(node)} Flags=nvidia_gpu_env\n" for node in (1, 2)]
@@ -130,12 +131,6 @@ class Slurm:
         for number in (0, 1):
             os.mknod(self.folder / f"node{node}gpu{number}", 0o666 | 0o020000, os.makedev(195, number))
         return f"{self.folder}/node{node}gpu[0-1]"
-
-
-def _free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

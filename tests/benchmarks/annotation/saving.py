@@ -16,7 +16,7 @@ from viewer.polygons import SIDES, nuclei
 import dhlab as dh
 from dhlab.view.editing import Editor
 
-sys.path.append(str(ROOT / "tests" / "extensions"))
+sys.path += [str(ROOT / "tests" / folder) for folder in ("shared", "extensions")]
 from conftest import run_server
 
 if TYPE_CHECKING:

@@ -151,6 +151,7 @@ def open_browser() -> Iterator[tuple[Any, Any, ModuleType]]:
 
 def load_conftest() -> ModuleType:
     """Return the fixtures of the browser tests, whose JupyterLab this is."""
+    sys.path.append(str(ROOT / "tests" / "shared"))
     spec = importlib.util.spec_from_file_location("browser_conftest", ROOT / "tests" / "browser" / "conftest.py")
     assert spec is not None
     assert spec.loader is not None

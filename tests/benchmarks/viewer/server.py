@@ -17,7 +17,7 @@ import numpy as np
 from bench_read import TILE, write_slide
 from harness import ROOT, Bench
 
-sys.path.append(str(ROOT / "tests" / "extensions"))
+sys.path += [str(ROOT / "tests" / folder) for folder in ("shared", "extensions")]
 from conftest import Person, Server, run_server
 
 if TYPE_CHECKING:
