@@ -45,7 +45,7 @@ def desktop_server() -> dict[str, Any]:
         "timeout": 60,
         "unix_socket": True,
         "raw_socket_proxy": True,
-        "new_browser_tab": False,
+        "new_browser_tab": True,  # JupyterHub lets no page be a frame of another
         "launcher_entry": {
             "enabled": installed and server is not None,
             "title": "napari",
