@@ -70,6 +70,7 @@ VARIABLES = {
         Variable("HOROVOD_SIZE", "", (), "set by Horovod's launcher: how many workers there are"),
         Variable("JUPYTERHUB_SERVICE_PREFIX", "", (), "set by JupyterHub: the URL prefix of this server"),
         Variable("JUPYTERHUB_USER", "", (), "set by JupyterHub: who is logged in; the author of annotations"),
+        Variable("JPY_PARENT_PID", "", (), "set by Jupyter: number of the process that started this kernel"),
         Variable("OMPI_COMM_WORLD_SIZE", "", (), "set by mpirun: how many workers there are"),
         Variable("QT_QPA_PLATFORM", "", (), "where Qt draws its windows, if not on a screen: offscreen, minimal, vnc"),
         Variable("SLURMD_NODENAME", "", (), "set by Slurm: which machine of a job this is"),

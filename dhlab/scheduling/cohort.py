@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dhlab.atomic import atomic_file
 from dhlab.errors import UnknownNameError, suggest
 from dhlab.report import Report, software_versions
+from dhlab.scheduling.dashboard import find_dashboards
 from dhlab.scheduling.records import CohortFolder, list_files
 from dhlab.scheduling.results import load_results
 
@@ -210,7 +211,8 @@ class Cohort:
         )
         head = "<tr><th style='text-align:left'>failed</th><th style='text-align:left'>why</th></tr>"
         table = f"<table>{head}{rows}</table>" if rows else ""
+        links = "".join(f" · {dashboard._repr_html_()}" for dashboard in find_dashboards(self.folder))
         return (
-            f"<div><b>{html.escape(self.folder.name)}</b> · cohort · {self._describe()}"
+            f"<div><b>{html.escape(self.folder.name)}</b> · cohort · {self._describe()}{links}"
             f"<br><code>{html.escape(str(self.folder))}</code>{table}</div>"
         )

@@ -16,6 +16,7 @@ from distributed import Client, LocalCluster, Security, WorkerPlugin
 from dhlab import env
 from dhlab.errors import SchedulerError
 from dhlab.scheduling.clusters import explain_refusal, run_slurm
+from dhlab.scheduling.dashboard import serve_dashboard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,28 +29,30 @@ __all__ = ["start_workers"]
 
 DEFAULT_MEMORY = "8G"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "DHLAB_THREADS")
-# Of what runs, only the owner sees names of slides: no pages unless asked for.
+# Only the owner may see what runs, so nothing is shown on ports: whoever is logged in to the machine can reach those.
 SETTINGS = {
+    "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.nanny.http.routes": [],
     "distributed.admin.large-graph-warning-threshold": "1TB",
     # A busy machine takes its time to restart a killed worker; Dask would give it up, and wait for ever for another.
     "distributed.deploy.lost-worker-timeout": "1h",
 }
+NO_PAGES = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 
 @contextmanager
-def start_workers(request: Request, logs: Path, *, dashboard: bool) -> Iterator[Client]:
+def start_workers(request: Request, cohort: Path, *, dashboard: bool = False) -> Iterator[Client]:
     """Start workers that do one slide each, give the client that talks to them, and stop them afterwards.
 
     Parameters
     ----------
     request
         How many workers, and where.
-    logs
-        Folder for what workers on Slurm say.
+    cohort
+        Folder of the cohort, where workers on Slurm write their logs.
     dashboard
-        Whether Dask shows what they do, on a port that only this machine reaches.
+        Whether the server of this notebook shows what they do.
 
     Raises
     ------
@@ -58,19 +61,19 @@ def start_workers(request: Request, logs: Path, *, dashboard: bool) -> Iterator[
     SchedulerError
         If Slurm does not answer, or the workers do not start.
     """
-    routes: dict[str, Any] = {} if dashboard else {"distributed.scheduler.http.routes": []}
-    pages = {"dashboard": dashboard, "dashboard_address": "127.0.0.1:0"}
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({**SETTINGS, **routes}))
+        stack.enter_context(dask.config.set(SETTINGS))
         begin = _start_on_slurm if request.cluster == "slurm" else _start_here
-        cluster = begin(request, logs, pages, stack)
+        cluster = begin(request, cohort / "logs", stack)
+        if dashboard:
+            stack.enter_context(serve_dashboard(cluster, cohort))
         client = stack.enter_context(Client(cluster, set_as_default=False))
         if request.cluster == "local" and request.gpus:
             client.register_plugin(_OwnDevices(request.gpus, env.get("CUDA_VISIBLE_DEVICES")))
         yield client
 
 
-def _start_here(request: Request, _logs: Path, pages: dict[str, Any], stack: ExitStack) -> Any:
+def _start_here(request: Request, _logs: Path, stack: ExitStack) -> Any:
     threads = str(max(1, env.core_count() // request.workers))
     environment = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in THREAD_VARIABLES}
     # On Slurm workers may wait in a queue; here they are there, or something is wrong.
@@ -84,8 +87,7 @@ def _start_here(request: Request, _logs: Path, pages: dict[str, Any], stack: Exi
             security=True,
             protocol="tls://",
             silence_logs=logging.CRITICAL,
-            scheduler_kwargs={"dashboard": pages["dashboard"]},
-            dashboard_address=pages["dashboard_address"],
+            scheduler_kwargs=NO_PAGES,
         )
     except RuntimeError as error:
         raise SchedulerError(
@@ -122,7 +124,7 @@ class _CleanCluster(SLURMCluster):
     job_cls = _CleanJob
 
 
-def _start_on_slurm(request: Request, logs: Path, pages: dict[str, Any], stack: ExitStack) -> Any:
+def _start_on_slurm(request: Request, logs: Path, stack: ExitStack) -> Any:
     options = dict(request.options)
     cores, memory = int(options.pop("cpus-per-task", 1)), str(options.pop("mem", DEFAULT_MEMORY))
     if request.gpus:
@@ -150,7 +152,7 @@ def _start_on_slurm(request: Request, logs: Path, pages: dict[str, Any], stack: 
             security=_write_keys(Path(keys)),
             protocol="tls://",
             silence_logs=logging.CRITICAL,
-            scheduler_options=pages,
+            scheduler_options=NO_PAGES,
         )
     )
     _try_to_submit(cluster, request, keys)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Self
 
-from dhlab.errors import BadValueError
+from dhlab.errors import BadValueError, MissingDependencyError
 
-__all__ = ["CLUSTERS", "Request"]
+__all__ = ["CLUSTERS", "Request", "check_installed"]
 
 CLUSTERS = ("local", "slurm")
 LONGEST_SIGNAL_S = 120
@@ -125,3 +126,9 @@ class Request:
         lists = ("after", "numbers", "parts")
         values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in fields.items()}
         return cls(**values)
+
+
+def check_installed(package: str, extra: str) -> None:
+    """Raise MissingDependencyError if a package is not there, which an extra of dhlab installs."""
+    if find_spec(package) is None:
+        raise MissingDependencyError(f"this needs {package}, which is not installed: pip install 'dhlab[{extra}]'.")

@@ -11,19 +11,19 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhlab import env
-from dhlab.errors import BadValueError, MissingDependencyError, NotFoundError, SchedulerError
+from dhlab.errors import BadValueError, NotFoundError, SchedulerError
 from dhlab.io import READERS, suffix_of
 from dhlab.progress import progress_bar
 from dhlab.scheduling.clusters import choose_cluster
 from dhlab.scheduling.cohort import Cohort
+from dhlab.scheduling.dashboard import find_dashboards
 from dhlab.scheduling.folder import pack
 from dhlab.scheduling.records import CohortFolder, remove_abandoned
-from dhlab.scheduling.request import Request
+from dhlab.scheduling.request import Request, check_installed
 from dhlab.scheduling.slides import Work, process_slide, unpack
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def run_cohort(
     most_files
         How many files the results of a slide may have: file systems hold only so many.
     dashboard
-        Show in the progress bar where the server of this notebook shows what Dask's workers do. The page itself has no
-        password: whoever is logged in on this machine could see it.
+        Show what the workers do: the notebook gets a link to Dask's pages, which the notebook's own server shows behind
+        its login, and nobody else.
     progress
         Show a progress bar; or a function that is called with the slides that are done and of all that were left.
     keywords
@@ -121,7 +121,8 @@ def run_cohort(
     Raises
     ------
     BadValueError
-        If there are no slides, two have one name, a number is out of range, or something cannot travel.
+        If there are no slides, two have one name, a number is out of range, something cannot travel, or a dashboard is
+        wanted of a Dask cluster that runs already.
     ConflictError
         If `out` holds the results of other work.
     MissingDependencyError
@@ -133,9 +134,15 @@ def run_cohort(
     StorageError
         If `out` cannot be written.
     """
-    _check_installed("distributed", "dask_jobqueue", "cryptography")
+    for package in ("distributed", "dask_jobqueue", "cryptography"):
+        check_installed(package, "jobs")
     if dashboard:
-        _check_installed("bokeh", "jupyter_server_proxy")
+        check_installed("bokeh", "jobs")
+        check_installed("jupyter_server_proxy", "lab")
+        if not isinstance(cluster, str):
+            raise BadValueError(
+                f"dashboard=True of {cluster!r}, whose own is at {cluster.dashboard_link}; leave it out."
+            )
     if retries < 0 or most_files < 1:
         raise BadValueError(f"retries={retries}, most_files={most_files}; expected at least 0 and 1.")
     named = _name_slides(slides)
@@ -155,13 +162,16 @@ def run_cohort(
             from dhlab.scheduling.engines import start_workers
 
             asked = _request(cluster, len(left), workers, gpus, minutes, partition, options)
-            engine = start_workers(asked, folder.path / "logs", dashboard=dashboard)
+            engine = start_workers(asked, folder.path, dashboard=dashboard)
         else:
             engine = nullcontext(cluster)
-        with engine as client, progress_bar(len(left), "cohort", shown=progress, unit="slide") as bar:
+        with engine as client:
             if dashboard:
-                bar.set_postfix_str(_page_of(client))
-            _do(client, folder, packed, {name: named[name] for name in left}, retries=retries, bar=bar)
+                from IPython.display import display
+
+                display(*find_dashboards(folder.path))
+            with progress_bar(len(left), "cohort", shown=progress, unit="slide") as bar:
+                _do(client, folder, packed, {name: named[name] for name in left}, retries=retries, bar=bar)
         remove_abandoned(folder.unfinished)
     return Cohort(folder.path, tuple(named))
 
@@ -281,15 +291,3 @@ def _describe(value: Any) -> Any:
     except (TypeError, ValueError):
         name = getattr(value, "__qualname__", None) or type(value).__qualname__
         return f"{getattr(value, '__module__', '')}.{name}"
-
-
-def _page_of(client: Client) -> str:
-    """Return where the server of this notebook shows Dask's page."""
-    port = client.scheduler_info()["services"]["dashboard"]
-    return f"{env.hub_prefix() or '/'}proxy/{port}/status"
-
-
-def _check_installed(*packages: str) -> None:
-    for package in packages:
-        if find_spec(package) is None:
-            raise MissingDependencyError(f"this needs {package}, which is not installed: pip install 'dhlab[jobs]'.")

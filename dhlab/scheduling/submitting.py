@@ -10,7 +10,6 @@ import secrets
 import shutil
 import sys
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from dhlab.scheduling.clusters import choose_cluster
 from dhlab.scheduling.continuing import NotebookCall, TrainingCall
 from dhlab.scheduling.folder import CALL, JobFolder
 from dhlab.scheduling.job import Job
-from dhlab.scheduling.request import Request
+from dhlab.scheduling.request import Request, check_installed
 from dhlab.scheduling.starting import hand_over
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def submit(
     SchedulerError
         If Slurm does not answer.
     """
-    _check_installed("submitit", "jobs")
+    check_installed("submitit", "jobs")
     call, keywords = _call_of(function, arguments, keywords)
     cluster = choose_cluster(cluster)
     request = Request(
@@ -155,7 +154,7 @@ def _call_of(
     function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     if isinstance(function, str | os.PathLike):
-        _check_installed("papermill", "jobs")
+        check_installed("papermill", "jobs")
         notebook = Path(function).expanduser().absolute()
         if not notebook.is_file():
             raise NotFoundError(f"no notebook at {notebook}; expected a function, or the path of a notebook.")
@@ -213,11 +212,6 @@ def _check_possible(request: Request) -> None:
             raise BadValueError(
                 f"{request.workers} workers with {request.gpus} GPUs each; expected at most this machine's {there}."
             )
-
-
-def _check_installed(package: str, extra: str) -> None:
-    if find_spec(package) is None:
-        raise MissingDependencyError(f"this needs {package}, which is not installed: pip install 'dhlab[{extra}]'.")
 
 
 def _clean(name: str) -> str:

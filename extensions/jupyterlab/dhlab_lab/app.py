@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Float, Int, List, Unicode
 
@@ -47,6 +49,10 @@ class DHLab(ExtensionApp):
         every = (*handlers.HANDLERS, *documents.HANDLERS, *jobs.HANDLERS, *notebooks.HANDLERS)
         self.handlers.extend((pattern, handler, parts) for pattern, handler in every)
         self.handlers.extend((pattern, handler, {"access": access}) for pattern, handler in desktop.HANDLERS)
+        if find_spec("jupyter_server_proxy"):
+            from dhlab_lab import dashboards
+
+            self.handlers.extend(dashboards.HANDLERS)
 
     def initialize_settings(self) -> None:
         """Let the tiles of kernels travel without delay."""

@@ -24,7 +24,7 @@ c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = f"{folder}/home/{{username}}"
 c.Spawner.cmd = [str(programs / "jupyterhub-singleuser")]
 c.Spawner.args = [
-    f"--LabServerApp.app_settings_dir={folder}/settings",
+    f"--LabServerApp.app_settings_dir={folder}/data",
     "--LabApp.expose_app_in_browser=True",
     *(["--allow-root"] if os.geteuid() == 0 else []),
 ]
