@@ -31,9 +31,11 @@ case $profile in
       [ -e /usr/aarch64-linux-gnu/include/stdio.h ] || wanted+=(libc6-dev-arm64-cross)
     fi
     command -v chromium chromium-browser google-chrome >/dev/null || wanted+=(chromium)
-    # Jobs are tested on a Slurm of their own.
+    # Jobs are tested on a Slurm of their own, with its accounts.
     need slurmctld slurm-wlm
     need munged munge
+    need slurmdbd slurmdbd
+    need mariadbd mariadb-server
     # napari draws on a screen that nobody sees, and in a browser through VNC.
     need Xvfb xvfb
     need Xtigervnc tigervnc-standalone-server

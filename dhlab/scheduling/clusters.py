@@ -40,14 +40,32 @@ QUEUED = {
     "SUSPENDED",
 }
 RUNNING = {"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+WAITINGS = {
+    "BeginTime": "is begun again in a while",
+    "Dependency": "waits for another job",
+    "Priority": "others come first",
+    "Resources": "waits for free machines",
+}
+ENDINGS = {
+    "BOOT_FAIL": "its machine did not start",
+    "COMPLETED": "it ended by itself and left no result",
+    "DEADLINE": "it could not end before its deadline",
+    "NODE_FAIL": "its machine failed",
+    "OUT_OF_MEMORY": "it needed more memory than it had asked for: options={'mem': …}",
+    "PREEMPTED": "it had to make room for another job",
+    "TIMEOUT": "its time was over before it could write its state: minutes=…",
+}
+# What sacct says on sites that keep no accounts, or have no such program.
+NO_ACCOUNTS = ("accounting storage is disabled", "No such file or directory: 'sacct'")
 
 
 @dataclass(frozen=True)
 class Sight:
-    """How a cluster sees a job: ``queued``, ``running``, ``ended`` or ``unknown``, and a reason in its own words."""
+    """How a cluster sees a job: ``queued``, ``running``, ``ended`` or ``unknown``, why, and its own word for that."""
 
     state: str
     reason: str = ""
+    word: str = ""
 
 
 class Cluster(Protocol):
@@ -96,14 +114,46 @@ class Local:
                 time.sleep(0.05)
 
 
+class Question:
+    """A command of Slurm; when nobody answers it is not run again at once, for it takes long to find that out.
+
+    Parameters
+    ----------
+    command
+        The command, and those of its arguments that are always the same.
+    """
+
+    def __init__(self, *command: str) -> None:
+        self.command = command
+        self.asked = -math.inf
+        self.refusal: SchedulerError | None = None
+
+    def is_fresh(self) -> bool:
+        """Return whether the last answer is good enough."""
+        return self.refusal is None and time.monotonic() - self.asked < SECONDS_BETWEEN_QUESTIONS
+
+    def ask(self, *arguments: str) -> str:
+        """Run it and return what it prints."""
+        if self.refusal is not None and time.monotonic() - self.asked < SECONDS_AFTER_REFUSAL:
+            raise self.refusal
+        self.refusal = None
+        try:
+            return run_slurm(*self.command, *arguments)
+        except SchedulerError as error:
+            self.refusal = error
+            raise
+        finally:
+            self.asked = time.monotonic()
+
+
 class Slurm:
     """Slurm, through its own commands; no ssh, no MPI."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Sight] = {}
         self.forgotten: dict[str, Sight] = {}
-        self.asked = -math.inf
-        self.refusal: SchedulerError | None = None
+        self.queue = Question("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%i|%T|%r")
+        self.accounts = Question("sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode")
 
     def start(self, folder: JobFolder, request: Request, launches: Sequence[Launch]) -> str:
         """Run ``sbatch``."""
@@ -125,6 +175,8 @@ class Slurm:
             ntasks_per_node=workers,
             stderr_to_stdout=True,
             use_srun=False,
+            # Slurm may warn a minute early, before Python listens: that would end a short job at its start.
+            setup=["trap '' USR2"],
             additional_parameters={
                 "signal": f"B:USR2@{request.signal_s}",
                 "requeue": True,
@@ -141,40 +193,28 @@ class Slurm:
         """Return what ``squeue`` says of a job, or, when it has forgotten it, ``sacct``."""
         if number in self.forgotten:
             return self.forgotten[number]
-        since = time.monotonic() - self.asked
-        if self.refusal is not None and since < SECONDS_AFTER_REFUSAL:
-            raise self.refusal
-        if since >= SECONDS_BETWEEN_QUESTIONS or number not in self.seen:
-            self._ask()
-        if number not in self.seen:
-            self.forgotten[number] = self._ask_accounts(number)
-            return self.forgotten[number]
-        return self.seen[number]
+        if number not in self.seen or not self.queue.is_fresh():
+            self.seen = {name: _sight(state, why) for name, state, why in _rows(self.queue.ask(), 3)}
+        return self.seen[number] if number in self.seen else self._recall(number)
 
     def cancel(self, folder: JobFolder, number: str) -> None:
         """Run ``scancel``."""
         run_slurm("scancel", number)
-        self.asked = -math.inf
+        self.queue.asked = -math.inf
 
-    def _ask(self) -> None:
-        self.refusal = None
+    def _recall(self, number: str) -> Sight:
         try:
-            listing = run_slurm("squeue", "--me", "--states=all", "--array", "--noheader", "--format=%i|%T|%r")
-            self.seen = {number: _sight(state, why) for number, state, why in _rows(listing, 3)}
+            listing = self.accounts.ask("-j", number)
         except SchedulerError as error:
-            # It takes long to find that nobody answers; not again for every job of a table.
-            self.refusal = error
-            raise
-        finally:
-            self.asked = time.monotonic()
-
-    def _ask_accounts(self, number: str) -> Sight:
-        try:
-            listing = run_slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", number)
-        except SchedulerError:
-            # Not every site keeps accounts.
-            return Sight("unknown", "Slurm has forgotten it")
-        return next((_sight(state, "") for found, state in _rows(listing, 2) if found == number), Sight("unknown"))
+            if not any(words in str(error) for words in NO_ACCOUNTS):
+                raise
+            listing = ""
+        found = [_sight(state, f"exit code {code}") for name, state, code in _rows(listing, 3) if name == number]
+        sight = found[-1] if found else Sight("unknown", "Slurm has forgotten it")
+        # Accounts may lag behind: what still runs by them is asked for again.
+        if sight.state in ("ended", "unknown"):
+            self.forgotten[number] = sight
+        return sight
 
     def _dependency(self, request: Request) -> str:
         from pathlib import Path
@@ -242,5 +282,9 @@ def _rows(text: str, columns: int) -> Iterable[list[str]]:
 
 def _sight(state: str, reason: str) -> Sight:
     word = state.partition(" ")[0]
-    kind = "queued" if word in QUEUED else "running" if word in RUNNING else "ended"
-    return Sight(kind, reason if kind == "queued" and reason != "None" else word)
+    if word in QUEUED:
+        why = word if reason == "None" else reason
+        return Sight("queued", f"{WAITINGS[why]} ({why})" if why in WAITINGS else why, word)
+    if word in RUNNING:
+        return Sight("running", "", word)
+    return Sight("ended", ENDINGS.get(word, f"Slurm ended it: {word}, {reason}"), word)

@@ -266,7 +266,9 @@ class Job:
         if self._folder.has(RESULT):
             return "done", ""
         sight = self._sight()
-        if sight.state in ("queued", "running") and not self._folder.has(ERROR):
+        # An error tells that it ends, if Slurm does not begin it again because a machine failed.
+        ends = self._folder.has(ERROR) and sight.word not in ("PENDING", "REQUEUED")
+        if sight.state in ("queued", "running") and not ends:
             begun = bool(self._folder.attempts())
             return ("requeued" if begun else "queued") if sight.state == "queued" else "running", sight.reason
         # It may have ended while the cluster was asked.
@@ -276,10 +278,10 @@ class Job:
             return "cancelled", ""
         if self._folder.has(ERROR):
             return "failed", self._folder.read_json(ERROR).get("message", "")
-        if sight.reason.startswith("CANCELLED"):
+        if sight.word == "CANCELLED":
             return "cancelled", "cancelled by way of Slurm"
-        if sight.state == "ended" and sight.reason not in ("", "COMPLETED"):
-            return "failed", f"Slurm ended it: {sight.reason}"
+        if sight.state == "ended" and sight.word not in ("", "COMPLETED"):
+            return "failed", sight.reason
         return "lost", sight.reason or "its process is gone and left no result: killed, or the machine stopped"
 
     def _sight(self) -> Sight:
@@ -288,10 +290,9 @@ class Job:
         if (number := request.number_of(self.part)) is None:
             return Sight("ended", "" if request.numbers else "it was never handed over")
         try:
-            sight = cluster_named(request.cluster).look(self._folder, number)
+            return cluster_named(request.cluster).look(self._folder, number)
         except SchedulerError as error:
             return Sight("running" if self._folder.attempts() else "queued", f"Slurm does not answer: {error}")
-        return Sight("running") if sight.state == "running" else sight
 
     def _combine(self, found: list[tuple[str, str]]) -> tuple[str, str]:
         states = [state for state, _ in found]

@@ -64,7 +64,8 @@ class Launch:
             job.write_error(str(error))
             raise
         except UncompletedJobError:
-            job.write_error(f"its time of {request.minutes:g} minutes was over {1 + request.max_requeues} times.")
+            times = f" {1 + request.max_requeues} times" if request.max_requeues else ""
+            job.write_error(f"its time of {request.minutes:g} min was over{times}.")
             raise
         if self.stopping.is_set():
             raise SystemExit(128 + signal.SIGTERM)

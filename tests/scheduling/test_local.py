@@ -169,7 +169,7 @@ def test_the_end_of_the_time_saves_and_continues(tmp_path) -> None:
     assert len(job._folder.attempts()) == 3
     endless = submit(time.sleep, 60, minutes=0.05, max_requeues=0)
     assert endless.wait(60).state == "failed"
-    assert endless.message == "its time of 0.05 minutes was over 1 times."
+    assert endless.message == "its time of 0.05 min was over."
 
 
 def test_a_cancelled_training_saved_its_state_and_continues(tmp_path) -> None:

@@ -233,6 +233,23 @@ def test_a_training_goes_on_after_its_time(slurm, tmp_path) -> None:
         np.testing.assert_allclose(learnt[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_a_warning_before_python_listens_ends_nothing(slurm, tmp_path, monkeypatch) -> None:
+    """Slurm may send its signal a minute early: a job of a minute gets it at its start."""
+    begun = tmp_path / "begun"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, time\n"
+        f"begun = pathlib.Path({str(begun)!r})\n"
+        "if 'SLURM_JOB_ID' in os.environ and not begun.exists():\n"
+        "    begun.touch()\n"
+        "    time.sleep(2)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    job = dh.submit(int, "7")
+    wait_for(begun.exists)
+    slurm.run("scancel", "--batch", "--signal=USR2", job.number)
+    assert job.result(60) == 7
+
+
 def test_slurm_that_is_down_is_told(slurm, jobs_folder) -> None:
     job = dh.submit(time.sleep, 0)
     job.result(60)
