@@ -63,8 +63,10 @@ class Learning:
         self._places: list[tuple[float, float]] = []
         self._tissue: Scan | None = None
         self._changed, self._ended, self._cancelled = threading.Event(), threading.Event(), threading.Event()
+        self._idle = threading.Event()
         self._applying: threading.Thread | None = None
         self._turn = threading.Lock()
+        self._strokes = choose_strokes(document.annotations)
         self._tell(state="training", message="", strokes=self._count())
         self._changed.set()
         self._stop_hearing = document.observe(lambda _: self._changed.set())
@@ -114,7 +116,7 @@ class Learning:
         """Wait until all edits are learned and nothing is being applied, and return whether that is so."""
         clock = threading.Event()
         for _ in range(int(timeout * 50)):
-            if not self._changed.is_set() and self.viewer.learning["state"] not in ("training", "applying"):
+            if not self._changed.is_set() and self._idle.is_set() and self.viewer.learning["state"] != "applying":
                 return True
             clock.wait(0.02)
         return False
@@ -130,20 +132,24 @@ class Learning:
             self.viewer.learning = {**self.viewer.learning, "layer": self._layer, **changes}
 
     def _count(self) -> dict[str, int]:
-        return dict(Counter(stroke.class_name for stroke in choose_strokes(self.document.annotations)))
+        return dict(Counter(stroke.class_name for stroke in self._strokes))
 
     def _follow(self) -> None:
         """Learn after every change, until the end."""
         while self._changed.wait() and not self._ended.is_set():
             self._ended.wait(PAUSE_S)
-            if self.viewer.learning["state"] != "applying":
-                self._tell(state="training", message="")
+            self._idle.clear()
             # Cleared before the document is read: what comes later is learned in the next round.
             self._changed.clear()
+            before, self._strokes = self._strokes, choose_strokes(self.document.annotations)
+            # What was said of the last request holds until somebody draws.
+            if before != self._strokes and self.viewer.learning["state"] != "applying":
+                self._tell(state="training", message="")
             try:
                 self._learn()
             except (DHLabError, OSError) as error:
                 self._tell(state="waiting", message=str(error), strokes=self._count())
+            self._idle.set()
 
     def _learn(self) -> None:
         if self.learner.update() or self._layer is None:

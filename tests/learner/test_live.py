@@ -130,10 +130,16 @@ def test_applies_and_outlines(viewer: Viewer, document: Document, strokes: Annot
     viewer.learn(1, "polygons")
     added = document.annotations.where(review="proposed")
     assert len(added) > 3
-    assert "accepted or rejected" in viewer.learning["message"]
     assert learning.wait()
     assert viewer.learning["strokes"] == dict.fromkeys(CLASSES, 3), "proposals teach nothing"
     assert document.history()[-1].tool == "learner"
+    assert "accepted or rejected" in viewer.learning["message"], "not wiped by the edit that it speaks of"
+    document.comment(added.ids[:1], "a gland?")
+    assert learning.wait()
+    assert "accepted or rejected" in viewer.learning["message"], "not by others that teach nothing"
+    document.change(added.ids[:1], review="accepted")
+    assert learning.wait()
+    assert viewer.learning["message"] == "", "a stroke is news"
 
 
 def test_applying_can_be_cancelled(viewer: Viewer, document: Document, strokes: Annotations, tmp_path: Path) -> None:
