@@ -11,12 +11,14 @@ import shapely
 
 from dhlab.annotations.edits import describe
 from dhlab.annotations.tools import Stroke, draw
+from dhlab.cards import RANGES
 from dhlab.errors import BadValueError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dhlab.annotations import Annotations, Document, Edit
+    from dhlab.scan import Scan
 
 __all__ = ["MOST_CHANGES", "Editor", "describe_document", "news_since"]
 
@@ -118,7 +120,7 @@ def describe_document(document: Document, revision: int) -> dict[str, Any]:
         "author": document.author,
         "revision": revision,
         "path": str(document.path),
-        "can": [],
+        "can": ["learn"] if _can_be_learned(document.scan) else [],
     }
 
 
@@ -196,6 +198,11 @@ def _feature(document: Document, key: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = orjson.loads(text)
     return found
+
+
+def _can_be_learned(scan: Scan) -> bool:
+    """Return whether the pixels of a scan can be learned: those of a plane, in a type that has a range."""
+    return scan.window_axes == "yx" and scan.dtype.name in RANGES
 
 
 def _classes(document: Document) -> list[dict[str, Any]]:

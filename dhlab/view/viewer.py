@@ -13,7 +13,6 @@ import numpy as np
 import traitlets
 
 from dhlab.annotations import Annotations, Document
-from dhlab.cards import RANGES
 from dhlab.errors import BadValueError, UnknownNameError, suggest
 from dhlab.scan import Scan
 from dhlab.view.composite import compose
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from dhlab.view.learning import Learning
     from dhlab.view.watching import Watch
 
-__all__ = ["NOT_LEARNING", "STYLE_KEYS", "Layer", "Thing", "Viewer", "can_learn"]
+__all__ = ["NOT_LEARNING", "STYLE_KEYS", "Layer", "Thing", "Viewer"]
 
 Thing = Scan | Annotations | Document
 
@@ -656,11 +655,6 @@ class Viewer(traitlets.HasTraits):
         if layer.document is not None:
             return thing
         return thing.replace(class_colors=tuple(map(tuple, settings["class_colors"][: len(thing.class_names)])))
-
-
-def can_learn(scan: Scan) -> bool:
-    """Return whether the pixels of a scan can be learned: those of a plane, in a type that has a range."""
-    return scan.window_axes == "yx" and scan.dtype.name in RANGES
 
 
 def _check_thing(thing: object) -> None:

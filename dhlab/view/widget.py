@@ -25,7 +25,7 @@ from dhlab.view.fronts import find_front
 from dhlab.view.layers import carry_index
 from dhlab.view.scene import describe_layer
 from dhlab.view.tiles import read_values
-from dhlab.view.viewer import STYLE_KEYS, Thing, Viewer, can_learn
+from dhlab.view.viewer import STYLE_KEYS, Thing, Viewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,12 +129,7 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
 
     @traitlets.default("_scene")
     def _describe(self) -> dict[str, Any]:
-        scenes = [describe_layer(layer, self.base) for layer in self.layers]
-        for layer, scene in zip(self.layers, scenes, strict=True):
-            if layer.document is not None:
-                # Only a kernel can learn: a server that shows documents offers it to nobody.
-                scene["document"]["can"] = ["learn"] if can_learn(layer.document.scan) else []
-        return {"layers": scenes}
+        return {"layers": [describe_layer(layer, self.base) for layer in self.layers]}
 
     @traitlets.observe("layers")
     def _describe_again(self, _change: object) -> None:

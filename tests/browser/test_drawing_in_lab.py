@@ -437,7 +437,16 @@ def test_a_notebook_and_a_tab_draw_on_one_document(open_document, open_stage, br
     tab.close()
 
 
-# People by a header, as a proxy names them.
+# Ben may draw, and run no programs.
+NO_KERNELS = """
+class NoKernels(Guests):
+    def is_authorized(self, handler, user, action, resource):
+        return user.username != "ben" or action == "read" or resource not in ("kernels", "sessions")
+
+c.ServerApp.authorizer_class = NoKernels
+"""
+
+
 def test_two_people_draw_at_once_and_go_on_after_the_server_was_killed(
     browser, start_lab, open_stage, slide, tmp_path
 ) -> None:
@@ -447,7 +456,7 @@ def test_two_people_draw_at_once_and_go_on_after_the_server_was_killed(
     home.mkdir()
     shutil.copyfile(slide, folder / "disc.tif")
     disk = Reader(folder / "disc.tif", folder / "disc.geojson")
-    with start_lab(root, home, configuration=PEOPLE) as lab:
+    with start_lab(root, home, configuration=PEOPLE + NO_KERNELS) as lab:
         pages = [
             browser.new_context(
                 viewport={"width": 1400, "height": 1000}, extra_http_headers={"X-User": name}
@@ -478,6 +487,8 @@ def test_two_people_draw_at_once_and_go_on_after_the_server_was_killed(
         history = anna.viewer.locator(".dhv-history")
         history.locator("summary").click()
         history.locator("tr:has-text('ben')").nth(1).wait_for()
+        ben.viewer.get_by_role("button", name="Learn from what is drawn").click()
+        ben.viewer.get_by_text("You may not start kernels on this server").wait_for(timeout=10_000)
 
         lab.process.kill()
         lab.process.wait()

@@ -28,7 +28,7 @@ const slides: JupyterFrontEndPlugin<void> = {
       const item = browsers?.tracker.currentWidget?.selectedItems().next();
       return item && !item.done ? item.value : undefined;
     };
-    const make = (path: string): SlidePanelOptions => ({ path, contents: serviceManager.contents, state });
+    const make = (path: string): SlidePanelOptions => ({ path, services: serviceManager, state });
     const notebookButton = (path: () => string): ToolbarButton =>
       new ToolbarButton({
         icon: notebookIcon, label: "Open in a new notebook", tooltip: "Write a notebook beside this slide that opens and shows it",

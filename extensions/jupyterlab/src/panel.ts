@@ -1,5 +1,5 @@
 /** A slide in a tab: asks the server to open it, shows it, and remembers where one was. */
-import type { Contents } from "@jupyterlab/services";
+import type { ServiceManager } from "@jupyterlab/services";
 import type { IStateDB } from "@jupyterlab/statedb";
 import type { ReadonlyPartialJSONObject } from "@lumino/coreutils";
 import type { Message } from "@lumino/messaging";
@@ -9,7 +9,7 @@ import { besides } from "./besides.ts";
 
 export interface SlidePanelOptions {
   path: string;
-  contents: Contents.IManager;
+  services: ServiceManager.IManager;
   state: IStateDB | null;
 }
 
@@ -65,7 +65,7 @@ export class SlidePanel extends Widget {
   }
 
   private async open(): Promise<void> {
-    const { contents, state } = this.options;
+    const { services, state } = this.options;
     const { path } = this;
     const turn = ++this.turn;
     const focused = this.focused;
@@ -73,7 +73,7 @@ export class SlidePanel extends Widget {
     this.view = undefined;
     this.tell("status", `Opening ${path} …`);
     try {
-      const annotations = besides(contents, path);
+      const annotations = besides(services.contents, path);
       const [{ openSlide }, stored] = await Promise.all([
         import("./slide.ts"),
         state?.fetch(this.key) as Promise<Record<string, unknown> | undefined>,
@@ -83,7 +83,7 @@ export class SlidePanel extends Widget {
         this.remember();
       };
       const kept = this.kept ?? stored ?? {};
-      const opened = await openSlide({ path, annotations, kept, save, reopen: () => void this.open() });
+      const opened = await openSlide({ path, services, annotations, kept, save, reopen: () => void this.open() });
       if (this.isDisposed || turn !== this.turn) return;
       const active = focused || this.focused;
       this.node.replaceChildren();

@@ -1,13 +1,18 @@
 /** Opens a slide on the server and shows it; loaded with the first slide, since it brings the whole viewer. */
+import type { ServiceManager } from "@jupyterlab/services";
+import { NOT_LEARNING } from "../../viewer/src/drawing/learning.ts";
 import { HttpTransport } from "../../viewer/src/http.ts";
 import { Server } from "../../viewer/src/server.ts";
 import type { LayerScene, LayerSource, Settings } from "../../viewer/src/types.ts";
 import { ViewerView } from "../../viewer/src/view.ts";
 import { documentOf } from "./besides.ts";
+import { startViewer } from "./kernel.ts";
+import { Learning, learningCode } from "./learning.ts";
 import { firstIndex, firstSettings, LocalModel } from "./model.ts";
 
 export interface Wanted {
   path: string;
+  services: ServiceManager.IManager;
   annotations: Promise<string[]>;
   kept: Record<string, unknown>;
   save(model: LocalModel): void;
@@ -16,7 +21,7 @@ export interface Wanted {
 
 /** Ask the server for a slide and its annotations; returns what shows them in an element. */
 export async function openSlide(wanted: Wanted): Promise<(element: HTMLElement) => ViewerView> {
-  const { path, annotations, kept, save, reopen } = wanted;
+  const { path, services, annotations, kept, save, reopen } = wanted;
   const server = Server.ofPage();
   if (!server) throw new Error("this page does not say which Jupyter server it belongs to; reload it.");
   const layers: LayerScene[] = [];
@@ -35,10 +40,12 @@ export async function openSlide(wanted: Wanted): Promise<(element: HTMLElement) 
   const known = (kept.settings ?? {}) as Settings;
   const settings = Object.fromEntries(layers.map((one) => [one.id, { ...firstSettings(one), ...known[String(one.id)] }]));
   const first = { center: null, zoom: null, rotation: 0, index: firstIndex(layers[0]!) };
-  const state = { ...first, ...kept, settings, height: null, _scene: { layers } };
+  const state = { ...first, ...kept, settings, height: null, learning: NOT_LEARNING, _scene: { layers } };
   return (element) => {
     const model: LocalModel = new LocalModel(state, () => save(model));
-    const view = new ViewerView(model, element, { transport, reopen });
+    const document = layers.find((layer) => layer.document)?.document;
+    const start = () => startViewer(services, path, learningCode(layers[0]!.source!.path, document!));
+    const view = new ViewerView(model, element, { transport: new Learning(transport, model, start), reopen });
     for (const fault of faults) view.say(fault);
     return view;
   };

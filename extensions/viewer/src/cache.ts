@@ -56,15 +56,6 @@ export class CachedTransport implements Transport {
     this.inner.follow(follower, signal);
   }
 
-  /** Forget the tiles of one layer. */
-  forget(layer: number): void {
-    for (const [key, tile] of this.kept) {
-      if ((JSON.parse(key) as TileRequest).layer !== layer) continue;
-      this.kept.delete(key);
-      this.used -= tile.size;
-    }
-  }
-
   close(): void {
     for (const { controller } of this.coming.values()) controller.abort();
     this.kept.clear();

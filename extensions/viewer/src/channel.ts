@@ -76,8 +76,13 @@ export class Channel {
   private withdraw(id: number): void {
     if (this.stale.push(id) > 1) return;
     queueMicrotask(() => {
-      this.model.send({ type: "cancel", view: this.view, ids: this.stale });
+      const ids = this.stale;
       this.stale = [];
+      try {
+        this.model.send({ type: "cancel", view: this.view, ids });
+      } catch {
+        // A kernel that has gone works at nothing.
+      }
     });
   }
 

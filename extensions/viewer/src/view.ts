@@ -75,6 +75,8 @@ export class ViewerView {
   private readonly help: Help;
   private readonly unfollow: () => void;
   private readonly reopen: () => void;
+  /** What was last said of the layers, by their ids. */
+  private told: Record<number, string> = {};
   private settings: Settings;
   private index: Record<string, number>;
   private keep: ReturnType<typeof setTimeout> | undefined;
@@ -95,6 +97,7 @@ export class ViewerView {
     this.frame = new Frame(base);
     this.measures = new Measures(this.frame);
     this.layers = scene.map((layer) => this.makeLayer(layer));
+    this.told = told(scene);
     this.table = new AnnotationTable({
       go: (layer, hit) => this.goTo(layer, hit),
       point: (layer, hit) => layer.mark(hit),
@@ -213,14 +216,15 @@ export class ViewerView {
   /** Take over which layers there are, and those whose thing was replaced. */
   private applyScene(scene: LayerScene[]): void {
     this.settings = this.model.get("settings") as Settings;
-    const before = this.layers.length;
+    const count = this.layers.length;
     const left = new Set(this.layers);
+    const before = this.told;
+    this.told = told(scene);
     this.layers = scene.map((layer) => {
       const known = this.layers.find((one) => one.scene.id === layer.id);
       if (!known || !fits(known.scene, layer)) return this.makeLayer(layer);
       left.delete(known);
-      const changed = known instanceof DocumentLayer || (known.scene.revision ?? 0) !== (layer.revision ?? 0);
-      if (changed) known.renew(layer);
+      if (before[layer.id] !== this.told[layer.id]) known.renew(layer);
       return known;
     });
     for (const layer of left) layer.close();
@@ -228,7 +232,7 @@ export class ViewerView {
     this.hover(null);
     this.annotate();
     this.panel.list(scene);
-    if (scene.length > before) this.showPanel();
+    if (scene.length > count) this.showPanel();
     this.refresh();
   }
 
@@ -611,6 +615,10 @@ export class ViewerView {
 /** A time in ms; none for those who asked their system for less motion. */
 function glide(duration: number): number {
   return matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : duration;
+}
+
+function told(scene: LayerScene[]): Record<number, string> {
+  return Object.fromEntries(scene.map((layer) => [layer.id, JSON.stringify(layer)]));
 }
 
 /** Whether a layer can show another thing as it stands. */

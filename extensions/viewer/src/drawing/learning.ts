@@ -6,7 +6,7 @@ import { act } from "./toolbar.ts";
 
 /** As the viewer's trait of this name tells it. */
 export interface Learned {
-  state: "off" | "waiting" | "training" | "ready" | "applying";
+  state: "off" | "starting" | "waiting" | "training" | "ready" | "applying";
   message: string;
   /** How much of the slide is mapped, from 0 to 1. */
   progress: number;
@@ -14,6 +14,8 @@ export interface Learned {
   strokes: Record<string, number>;
   layer: number | null;
 }
+
+export const NOT_LEARNING: Learned = { state: "off", message: "", progress: 0, strokes: {}, layer: null };
 
 export type LearnAction = "start" | "stop" | "next" | "apply" | "cancel" | "polygons";
 
@@ -23,7 +25,7 @@ export interface LearningEvents {
 }
 
 const SAID: Record<Learned["state"], string> = {
-  off: "", waiting: "Waiting for strokes", training: "Learning …", ready: "Up to date", applying: "Mapping the slide …",
+  off: "", starting: "Starting a kernel …", waiting: "Waiting for strokes", training: "Learning …", ready: "Up to date", applying: "Mapping the slide …",
 };
 
 const ASKED: Partial<Record<LearnAction, string>> = { next: "Looking for a place …", polygons: "Outlining …" };
