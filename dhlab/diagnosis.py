@@ -173,10 +173,17 @@ def _horovod() -> Iterator[Finding]:
 
 
 def _slurm() -> Iterator[Finding]:
-    if shutil.which("sbatch"):
-        yield "Slurm", "ok", "sbatch found"
-    else:
-        yield "Slurm", "absent", "no sbatch on the path; jobs run on this machine"
+    from dhlab.errors import SchedulerError
+    from dhlab.scheduling.clusters import choose_cluster, run_slurm
+
+    if choose_cluster("auto") == "local":
+        yield "Slurm", "absent", "this machine belongs to no cluster; jobs run here"
+        return
+    try:
+        partitions = run_slurm("sinfo", "--noheader", "--format=%R").split()
+        yield "Slurm", "ok", f"partitions {', '.join(dict.fromkeys(partitions))}"
+    except SchedulerError as error:
+        yield "Slurm", "problem", f"{error}"
 
 
 def _hub() -> Iterator[Finding]:

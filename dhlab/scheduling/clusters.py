@@ -41,7 +41,7 @@ QUEUED = {
 }
 RUNNING = {"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
 WAITINGS = {
-    "BeginTime": "is begun again in a while",
+    "BeginTime": "Slurm begins it again in a while",
     "Dependency": "waits for another job",
     "Priority": "others come first",
     "Resources": "waits for free machines",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from screens import keep_picture
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
@@ -46,6 +47,7 @@ def test_jobs_are_listed_read_stopped_and_begun_again(panel):
     row.locator(".dhlab-job-head").click()
     page.wait_for_function("document.querySelector('.dhlab-jobs-log').textContent.includes('second <b>line</b>')")
     assert row.locator(".dhlab-job-head").get_attribute("aria-expanded") == "true"
+    keep_picture(page, "jobs_panel")
     assert row.locator("text=Resume").is_hidden()
     row.locator("button", has_text="Cancel").click()
     row.locator("text=cancelled").wait_for(timeout=60_000)

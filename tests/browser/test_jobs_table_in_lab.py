@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from screens import keep_picture
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
@@ -27,7 +28,7 @@ dh.jobs()
 """
 
 
-def test_the_table_lives(page, lab, watch, tmp_path):
+def test_the_table_lives(page, lab, watch):
     lab.write("jobs.ipynb", [SUBMIT])
     page.goto(f"{lab.url}lab/tree/jobs.ipynb?reset&token={lab.token}")
     page.wait_for_selector("text=/\\| Idle/", timeout=90_000)
@@ -47,13 +48,12 @@ def test_the_table_lives(page, lab, watch, tmp_path):
     row.locator("text=123/s").wait_for()
     cell.locator("button", has_text="Log").click()
     cell.locator("[role=log]", has_text="step").wait_for()
-    page.screenshot(path=str(tmp_path / "running.png"))
+    keep_picture(page, "jobs_table")
     cell.locator("button", has_text="Cancel").click()
     row.locator("text=cancelled").wait_for(timeout=30_000)
     cell.locator("button", has_text="Resume").click()
     row.locator("text=running").wait_for(timeout=30_000)
     cell.locator("button", has_text="Cancel").click()
     row.locator("text=cancelled").wait_for(timeout=30_000)
-    page.screenshot(path=str(tmp_path / "cancelled.png"))
     assert not watch.external
     assert not [error for error in watch.errors if "favicon" not in error]

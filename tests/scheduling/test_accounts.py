@@ -51,7 +51,7 @@ def test_how_jobs_ended_is_read_from_the_accounts(slurm_with_accounts, tmp_path)
     assert found["array"] == ("failed", "1 done, 1 failed: ZeroDivisionError: integer division or modulo by zero")
     assert found["done"] == ("done", "")
     # Slurm begins these two again.
-    assert found["requeued"] == ("requeued", "is begun again in a while (BeginTime)")
+    assert found["requeued"] == ("requeued", "Slurm begins it again in a while (BeginTime)")
     wait_for(lambda: jobs["orphaned"].state == "requeued")
 
     # The same, asked of accounts that do not answer for a while.

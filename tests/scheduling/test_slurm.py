@@ -270,6 +270,11 @@ def test_slurm_that_is_down_is_told(slurm, jobs_folder) -> None:
     assert waiting.wait(30).state == "cancelled"
 
 
+def test_doctor_knows_the_cluster(slurm) -> None:
+    (found,) = [row for row in dh.doctor().tables["checks"] if row["check"] == "Slurm"]
+    assert (found["state"], found["detail"]) == ("ok", "partitions cpu, gpu")
+
+
 def test_a_notebook_inside_a_job_is_no_worker(slurm, monkeypatch) -> None:
     """What JupyterHub's own job says of itself does not reach the jobs that its notebook submits."""
     for name, value in {
