@@ -19,11 +19,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.napari, pytest.mark.slow]
 VIOLET = (150, 70, 160)
 
 
-def test_a_slide_opens_in_napari_from_the_launcher_and_what_is_drawn_is_saved(
+def test_a_slide_opens_in_napari_from_its_menu_and_what_is_drawn_is_saved(
     page: Any, lab: Any, watch: Any, tmp_path: Path
 ) -> None:
     page.goto(f"{lab.url}lab?reset&token={lab.token}")
-    page = open_napari(page)
+    open_napari(page).close()
     folder = lab.folder / tmp_path.name
     folder.mkdir()
     glass = np.full((1024, 1024, 3), 244, np.uint8)
@@ -31,7 +31,11 @@ def test_a_slide_opens_in_napari_from_the_launcher_and_what_is_drawn_is_saved(
     tifffile.imwrite(
         folder / "slide.tif", glass, photometric="rgb", tile=(256, 256), resolution=(20000, 20000), resolutionunit=3
     )
-    page.goto(f"{lab.url}dhlab/napari/?path={tmp_path.name}/slide.tif")
+    page.goto(f"{lab.url}lab/tree/{tmp_path.name}?reset")
+    page.click(".jp-DirListing-item >> text=slide.tif", button="right", timeout=90_000)
+    with page.context.expect_page() as opened:
+        page.click(".lm-Menu-item >> text=Open in napari")
+    page = opened.value
     canvas = canvas_of(page)
     wait_until(page, lambda: share_of(canvas, VIOLET) > 0.02)
     page.wait_for_timeout(1000)

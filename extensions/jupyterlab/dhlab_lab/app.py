@@ -55,9 +55,11 @@ class DHLab(ExtensionApp):
             self.handlers.extend(dashboards.HANDLERS)
 
     def initialize_settings(self) -> None:
-        """Let the tiles of kernels travel without delay."""
+        """Let the tiles of kernels travel without delay, and JupyterLab know where napari is."""
         if connection := self.settings.get("kernel_websocket_connection_class"):
             self.settings["kernel_websocket_connection_class"] = without_delay(connection)
+        if desktop.is_installed():
+            self.settings.setdefault("page_config_data", {})["dhlabNapari"] = desktop.PAGE
 
     async def stop_extension(self) -> None:
         """Close what is open when the server ends."""

@@ -19,7 +19,7 @@ from dhlab.atomic import atomic_file
 if TYPE_CHECKING:
     from dhlab_lab.access import Access
 
-__all__ = ["HANDLERS", "desktop_server"]
+__all__ = ["HANDLERS", "PAGE", "desktop_server", "is_installed"]
 
 # The page of jupyter-remote-desktop-proxy speaks to its neighbour of this name.
 SOCKET = "dhlab/desktop-websockify"
@@ -28,18 +28,23 @@ SIZE = "1680x1000"
 HERE = Path(__file__).parent
 
 
+def is_installed() -> bool:
+    """Return whether TigerVNC, jupyter-remote-desktop-proxy and napari are there."""
+    modules = ("napari", "jupyter_remote_desktop_proxy")
+    return shutil.which("vncserver") is not None and all(find_spec(module) is not None for module in modules)
+
+
 def desktop_server() -> dict[str, Any]:
     """Return what jupyter-server-proxy runs when somebody opens napari: TigerVNC on a socket in a private folder.
 
     No port is opened, and nobody but the server's own user can reach the screen. There is a card in the launcher where
     TigerVNC, jupyter-remote-desktop-proxy and napari are installed.
     """
-    installed = find_spec("napari") is not None and find_spec("jupyter_remote_desktop_proxy") is not None
-    server = shutil.which("vncserver")
     return {
         "command": [
-            server or "vncserver", "-rfbunixpath", "{unix_socket}", "-rfbport", "-1", "-SecurityTypes", "None", "-fg",
-            "-verbose", "-geometry", SIZE, "-xstartup", str(HERE / "desktop.sh"),
+            shutil.which("vncserver") or "vncserver",
+            "-rfbunixpath", "{unix_socket}", "-rfbport", "-1", "-SecurityTypes", "None", "-fg", "-verbose",
+            "-geometry", SIZE, "-xstartup", str(HERE / "desktop.sh"),
         ],
         "environment": {"DHLAB_PYTHON": sys.executable, "DHLAB_INBOX": str(inbox())},
         "timeout": 60,
@@ -47,7 +52,7 @@ def desktop_server() -> dict[str, Any]:
         "raw_socket_proxy": True,
         "new_browser_tab": True,  # JupyterHub lets no page be a frame of another
         "launcher_entry": {
-            "enabled": installed and server is not None,
+            "enabled": is_installed(),
             "title": "napari",
             "path_info": PAGE,
             "category": "Notebook",  # the only one of which the launcher shows such icons

@@ -1,12 +1,12 @@
 /** dhlab in JupyterLab: slides open in tabs, notebooks start from slides and from the launcher. */
 import { ILayoutRestorer, type JupyterFrontEnd, type JupyterFrontEndPlugin } from "@jupyterlab/application";
 import { MainAreaWidget, ToolbarButton, WidgetTracker } from "@jupyterlab/apputils";
-import { PathExt } from "@jupyterlab/coreutils";
+import { PageConfig, PathExt } from "@jupyterlab/coreutils";
 import type { DocumentWidget } from "@jupyterlab/docregistry";
 import { IFileBrowserFactory } from "@jupyterlab/filebrowser";
 import { ILauncher } from "@jupyterlab/launcher";
 import { IStateDB } from "@jupyterlab/statedb";
-import { notebookIcon } from "@jupyterlab/ui-components";
+import { launchIcon, notebookIcon } from "@jupyterlab/ui-components";
 import { FACTORY, isSlide, register } from "./files.ts";
 import { slideIcon } from "./icons.ts";
 import { JobsPanel } from "./jobs.ts";
@@ -16,6 +16,9 @@ import "./style.css";
 
 const OPEN = "dhlab:open";
 const NOTEBOOK = "dhlab:new-notebook";
+const NAPARI = "dhlab:open-in-napari";
+/** Where napari is, below the server's address; empty where it is not installed. */
+const NAPARI_PAGE = PageConfig.getOption("dhlabNapari");
 
 const slides: JupyterFrontEndPlugin<void> = {
   id: "dhlab:slides",
@@ -34,12 +37,21 @@ const slides: JupyterFrontEndPlugin<void> = {
         icon: notebookIcon, label: "Open in a new notebook", tooltip: "Write a notebook beside this slide that opens and shows it",
         onClick: () => void commands.execute(NOTEBOOK, { path: path() }),
       });
+    const napariButton = (path: () => string): ToolbarButton =>
+      new ToolbarButton({
+        icon: launchIcon, label: "Open in napari", tooltip: "Open this slide and what is drawn on it in napari, in a browser tab",
+        onClick: () => void commands.execute(NAPARI, { path: path() }),
+      });
+    const buttons = (path: () => string): { name: string; widget: ToolbarButton }[] => [
+      { name: "notebook", widget: notebookButton(path) },
+      ...(NAPARI_PAGE ? [{ name: "napari", widget: napariButton(path) }] : []),
+    ];
 
     const documents = new WidgetTracker<DocumentWidget<SlidePanel>>({ namespace: "dhlab-slide" });
     const folders = new WidgetTracker<MainAreaWidget<SlidePanel>>({ namespace: "dhlab-folder" });
     const factory = register(docRegistry, {
       make,
-      toolbar: (widget) => [{ name: "notebook", widget: notebookButton(() => widget.context.path) }],
+      toolbar: (widget) => buttons(() => widget.context.path),
     });
     factory.widgetCreated.connect((_, widget) => {
       void documents.add(widget);
@@ -58,7 +70,7 @@ const slides: JupyterFrontEndPlugin<void> = {
         const widget = new MainAreaWidget({ content: new SlidePanel(make(path)) });
         widget.id = `dhlab-folder-${path}`;
         Object.assign(widget.title, { label: PathExt.basename(path), caption: path, icon: slideIcon, closable: true });
-        widget.toolbar.addItem("notebook", notebookButton(() => path));
+        for (const { name, widget: button } of buttons(() => path)) widget.toolbar.addItem(name, button);
         shell.add(widget, "main");
         await folders.add(widget);
       },
@@ -74,7 +86,19 @@ const slides: JupyterFrontEndPlugin<void> = {
       },
     });
     contextMenu.addItem({ command: OPEN, selector: '.jp-DirListing-item[data-isdir="true"]', rank: 1 });
+    commands.addCommand(NAPARI, {
+      label: "Open in napari",
+      icon: launchIcon,
+      isVisible: (args) => NAPARI_PAGE !== "" && (args.path !== undefined || (selected() !== undefined && isSlide(selected()!))),
+      execute: (args) => {
+        const path = (args.path as string | undefined) ?? selected()?.path;
+        if (path === undefined) return;
+        const query = new URLSearchParams({ path: serviceManager.contents.localPath(path) });
+        window.open(`${PageConfig.getBaseUrl()}${NAPARI_PAGE}?${query}`, "_blank");
+      },
+    });
     contextMenu.addItem({ command: NOTEBOOK, selector: ".jp-DirListing-item", rank: 2 });
+    contextMenu.addItem({ command: NAPARI, selector: ".jp-DirListing-item", rank: 3 });
 
     if (!restorer) return;
     void restorer.restore(documents, {
