@@ -264,8 +264,9 @@ def create_model(
     name
         ``"unet"`` and ``"cnn"``: compact networks for signals, pictures and volumes. ``"attention-mil"``: bags of
         instances, axes ``"ic"``. ``"filter-bank"``: Gaussian features of each pixel and a small perceptron, of which
-        `Learner` makes its models. Any network of torchvision or timm for pictures: ``"resnet18"``,
-        ``"torchvision/resnet18"``, ``"timm/convnext_tiny"``; torchvision comes first where both know a name.
+        `Learner` makes its models; ``"embedding"``: the same with the feature maps of an encoder. Any network of
+        torchvision or timm for pictures: ``"resnet18"``, ``"torchvision/resnet18"``, ``"timm/convnext_tiny"``;
+        torchvision comes first where both know a name.
     classes
         Class names, of a regression the names of its numbers. Of several, one is right (softmax), unless the task is
         ``"multilabel"`` (sigmoids); one alone is scored by a sigmoid.
@@ -276,8 +277,8 @@ def create_model(
         Physical pixel size to look at, in `unit`; one number counts for all window axes.
     task
         ``"segmentation"``, ``"classification"``, ``"multilabel"`` or ``"regression"``; None is segmentation for
-        ``"unet"`` and ``"filter-bank"``, else classification. A network of torchvision or timm becomes the encoder of a
-        U-Net for segmentation.
+        ``"unet"``, ``"filter-bank"`` and ``"embedding"``, else classification. A network of torchvision or timm becomes
+        the encoder of a U-Net for segmentation.
     encoder
         With ``"unet"``: the network of torchvision or timm on its way down, at any size of window.
     pretrained

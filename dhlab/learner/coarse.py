@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dhlab.learner.pixels import LevelFeatures
-    from dhlab.networks import FilterBankNet
+    from dhlab.networks import Perceptron
 
 __all__ = ["Lesson", "spread"]
 
@@ -48,7 +48,7 @@ class Lesson:
         parts = ((pixels[:, None] + np.asarray(PARTS)) * ratio).astype(np.int64).reshape(-1, 2)
         self.finer = fine.of_pixels(np.minimum(parts, np.asarray(fine.frame.shape) - 1)).half()
 
-    def learn(self, teacher: FilterBankNet, strokes: NDArray[np.int64], labels: Tensor) -> FilterBankNet:
+    def learn(self, teacher: Perceptron, strokes: NDArray[np.int64], labels: Tensor) -> Perceptron:
         """Return the classifier of the coarser level.
 
         Parameters
@@ -60,16 +60,16 @@ class Lesson:
         labels
             ``(N,)`` their classes.
         """
-        classes = teacher.head.last.out_features
+        classes = teacher.last.out_features
         with torch.inference_mode():
-            said = teacher.head(self.finer.T.float()).softmax(0).T
+            said = teacher(self.finer.T.float()).softmax(0).T
         soft = said.reshape(-1, len(PARTS), classes).mean(1)
         hard = functional.one_hot(labels, classes).float()
         weights = torch.cat([torch.full((len(soft),), 1 / len(soft)), balance(hard) * SHARE_OF_STROKES])
-        net = self.coarse.new_net(classes)
+        head = self.coarse.new_head(classes)
         features = torch.cat([self.rows.float(), self.coarse.of_pixels(strokes)])
-        teach(net.head, features, torch.cat([soft, hard]).clone(), weights=weights)
-        return net
+        teach(head, features, torch.cat([soft, hard]).clone(), weights=weights)
+        return head
 
 
 def balance(targets: Tensor) -> Tensor:

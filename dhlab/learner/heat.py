@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dhlab.learner.pixels import LevelFeatures
-    from dhlab.networks import FilterBankNet
+    from dhlab.networks import Perceptron
 
 __all__ = ["HeatLevel"]
 
@@ -38,7 +38,7 @@ class HeatLevel:
         Returns the classifier; asked for at the first block.
     """
 
-    def __init__(self, features: LevelFeatures, classes: int, teach: Callable[[], FilterBankNet]) -> None:
+    def __init__(self, features: LevelFeatures, classes: int, teach: Callable[[], Perceptron]) -> None:
         self.features, self.classes, self._teach = features, classes, teach
         self._blocks = ByteCache(BUDGET)
 
@@ -60,10 +60,10 @@ class HeatLevel:
         return self._blocks.get_or_make((row, column), lambda: self._compute(row, column), lambda block: block.nbytes)
 
     def _compute(self, row: int, column: int) -> NDArray[np.uint8]:
-        net = self._teach()
+        head = self._teach()
         features = self.features.of_block(row, column)
         with torch.inference_mode():
-            scores = net.head.part_by_part(features.flatten(1)).softmax(0)
+            scores = head.part_by_part(features.flatten(1)).softmax(0)
             quantised = scores.mul_(255).round_().to(torch.uint8)
         return quantised.reshape(-1, *features.shape[1:]).numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +19,10 @@ from dhlab.errors import BadValueError
 from dhlab.inference import predict
 from dhlab.learner.cells import classify_cells
 from dhlab.learner.coarse import Lesson, balance
+from dhlab.learner.describer import describe_by_encoder, describe_by_filters
 from dhlab.learner.head import teach
 from dhlab.learner.heat import HeatLevel
-from dhlab.learner.pixels import LevelFeatures, value_range_of
+from dhlab.learner.pixels import LevelFeatures, count_channels, value_range_of
 from dhlab.learner.proposals import PLACE, find_places
 from dhlab.learner.strokes import choose_strokes, count_classes, sample_pixels
 from dhlab.models import Model
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dhlab.networks import FilterBankNet
+    from dhlab.networks import Perceptron
     from dhlab.progress import Progress
 
 __all__ = ["Learner"]
@@ -43,7 +45,6 @@ Region = tuple["Sequence[float]", "Sequence[float]"]
 # A stored level about this fine is looked at where nobody says otherwise, in µm per pixel: nuclei have ten pixels.
 USUAL_SPACING = 1.0
 STROKE_WIDTH = 5.0
-LARGEST_TILE = 768
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class _Taught:
     counts: dict[str, int]
     geometries: list[Any]
     labels: list[int]
-    nets: list[FilterBankNet] = field(default_factory=list)
+    heads: list[Perceptron] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     heat: Scan | None = None
 
@@ -86,6 +87,9 @@ class Learner:
         nearest to 1 µm, and the finest where the physical size is unknown.
     stroke_width
         Width of lines and points in pixels of that level.
+    encoder
+        A model whose feature maps describe pixels instead of Gaussian features: a network of torchvision or timm, or
+        a U-Net with one. It sees more context and takes more time; its weights stay as they are.
 
     Attributes
     ----------
@@ -97,9 +101,9 @@ class Learner:
     Raises
     ------
     BadShapeError
-        If the scan is no plane.
+        If the scan is no plane, or the encoder takes another number of channels.
     BadValueError
-        If a number is out of range or the pixels have no range.
+        If a number is out of range, the pixels have no range, or the model has no encoder.
     """
 
     def __init__(
@@ -109,14 +113,20 @@ class Learner:
         *,
         spacing: float | None = None,
         stroke_width: float = STROKE_WIDTH,
+        encoder: Model | None = None,
     ) -> None:
         if not stroke_width > 0:
             raise BadValueError(f"stroke_width {stroke_width}; expected a positive number of pixels.")
         self.scan, self.strokes, self.stroke_width = scan, strokes, stroke_width
-        finest = LevelFeatures(scan, _choose_level(scan, spacing))
+        channels = count_channels(scan)
+        describer = describe_by_filters(channels) if encoder is None else describe_by_encoder(encoder, channels)
+        finest = LevelFeatures(scan, _choose_level(scan, spacing), describer=describer)
         self.level = finest.level
         coarser = range(self.level + 1, len(scan.levels))
-        self._levels = [finest, *(LevelFeatures(scan, level, cache=finest.cache) for level in coarser)]
+        self._levels = [
+            finest,
+            *(LevelFeatures(scan, level, describer=describer, cache=finest.cache) for level in coarser),
+        ]
         self._lessons: dict[int, Lesson] = {}
         self._samples: dict[bytes, _Sample] = {}
         self._known: Any = None
@@ -149,25 +159,28 @@ class Learner:
     def model(self) -> Model:
         """The classifier as a model, which `predict`, `evaluate`, `fit` and `export` take."""
         taught, features = self._last, self._levels[0]
-        net = features.new_net(len(taught.classes))
-        net.load_state_dict(taught.nets[0].state_dict())
+        describer = features.describer
+        net = copy.deepcopy(describer.net)
+        net.head = features.new_head(len(taught.classes))
+        net.head.load_state_dict(taught.heads[0].state_dict())
         least = 2 * net.reach + 1
         low, high = value_range_of(self.scan)
         card = ModelCard(
             name="learned from strokes",
-            architecture="filter-bank",
+            architecture=describer.architecture,
             task="segmentation",
             classes=taught.classes,
-            tile=tuple(max(least, min(LARGEST_TILE, n)) for n in features.frame.shape),
+            tile=tuple(max(least, min(net.largest_tile, n)) for n in features.frame.shape),
             spacing=self.scan.spacing_of(self.level),
             unit=self.scan.unit,
             axes=self.scan.axes,
             dtype=self.scan.dtype.name,
             value_range=(low, high),
-            mean=(0.0,) * features.channels,
-            std=(1 / 255,) * features.channels,
+            mean=describer.mean,
+            std=describer.std,
             margin=net.reach,
-            architecture_options={"depth": features.depth},
+            architecture_options=describer.options,
+            base_model=describer.name,
             data=f"{sum(taught.counts.values())} strokes on {self.scan.name}: "
             + ", ".join(f"{count} {name}" for name, count in taught.counts.items()),
             limits="Learned from strokes on one scan; not tried on others.",
@@ -211,9 +224,9 @@ class Learner:
                 torch.tensor([len(s.pixels) for s in samples if len(s.pixels)])
             )
             targets = functional.one_hot(rows, len(order)).float()
-            net = self._levels[0].new_net(len(order))
-            teach(net.head, features, targets, weights=balance(targets))
-            taught.nets.append(net)
+            head = self._levels[0].new_head(len(order))
+            teach(head, features, targets, weights=balance(targets))
+            taught.heads.append(head)
             self._samples = {s.key: self._samples[s.key] for s in strokes}
             self._known, self._taught = known, taught
             return True
@@ -383,23 +396,23 @@ class Learner:
             self._samples[key] = _Sample(pixels, self._levels[0].of_pixels(pixels))
         return self._samples[key]
 
-    def _net(self, taught: _Taught, number: int) -> FilterBankNet:
+    def _head(self, taught: _Taught, number: int) -> Perceptron:
         """Return the classifier of a level, taught by that of the next finer one."""
         with taught.lock:
-            while len(taught.nets) <= number:
-                at = len(taught.nets)
+            while len(taught.heads) <= number:
+                at = len(taught.heads)
                 fine, coarse = self._levels[at - 1 : at + 1]
                 if at not in self._lessons:
                     self._lessons[at] = Lesson(fine, coarse)
                 width = self.stroke_width * fine.frame.scale[0] / coarse.frame.scale[0]
                 pixels = [sample_pixels(g, coarse.frame, width=max(1.0, width)) for g in taught.geometries]
                 labels = torch.tensor(taught.labels).repeat_interleave(torch.tensor([len(p) for p in pixels]))
-                taught.nets.append(self._lessons[at].learn(taught.nets[-1], np.concatenate(pixels), labels))
-            return taught.nets[number]
+                taught.heads.append(self._lessons[at].learn(taught.heads[-1], np.concatenate(pixels), labels))
+            return taught.heads[number]
 
     def _make_heat(self, taught: _Taught) -> Scan:
         levels = [
-            HeatLevel(features, len(taught.classes), partial(self._net, taught, number))
+            HeatLevel(features, len(taught.classes), partial(self._head, taught, number))
             for number, features in enumerate(self._levels)
         ]
         finest = np.asarray(self._levels[0].frame.scale)

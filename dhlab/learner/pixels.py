@@ -1,4 +1,4 @@
-"""Gaussian features of a stored level, block by block: kept for the part that is looked at."""
+"""Features of a stored level, block by block: kept for the part that is looked at."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from dhlab.cache import ByteCache
 from dhlab.cards import RANGES
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.inference import arrange_axes
+from dhlab.learner.describer import describe_by_filters
 from dhlab.learner.strokes import CELL, Frame
-from dhlab.networks import FilterBankNet
+from dhlab.networks import Perceptron
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from dhlab.learner.describer import Describer
     from dhlab.scan import Scan
 
-__all__ = ["BLOCK", "LevelFeatures", "value_range_of"]
+__all__ = ["BLOCK", "LevelFeatures", "count_channels", "value_range_of"]
 
 # Side of the blocks in pixels: a quarter of a viewer's tile, and what fits the caches of a processor.
 BLOCK = 256
@@ -30,7 +32,7 @@ BUDGET = 768 << 20
 
 
 class LevelFeatures:
-    """The features of one stored level of a scan, those of `FilterBankNet`, of pixels from 0 to 255.
+    """The features of one stored level of a scan.
 
     Parameters
     ----------
@@ -38,8 +40,8 @@ class LevelFeatures:
         A plane, with channels or without.
     level
         Which of its levels.
-    depth
-        Number of scales.
+    describer
+        What describes pixels; None takes Gaussian features.
     cache
         Where blocks are kept, perhaps together with those of other levels.
 
@@ -49,24 +51,26 @@ class LevelFeatures:
         If the scan is no plane.
     """
 
-    def __init__(self, scan: Scan, level: int, *, depth: int = 4, cache: ByteCache | None = None) -> None:
+    def __init__(
+        self, scan: Scan, level: int, *, describer: Describer | None = None, cache: ByteCache | None = None
+    ) -> None:
         if scan.window_axes != "yx":
             raise BadShapeError(
                 f"{scan.name!r} has axes {scan.axes!r}; live learning takes planes, axes 'yxc', 'cyx' or 'yx'."
             )
-        self.scan, self.level, self.depth = scan, level, depth
+        self.scan, self.level = scan, level
         height, width = scan.shape_of(level)
         down, across = scan.scales[level]
         self.frame = Frame((height, width), (down, across))
-        self.channels = scan.levels[0].shape[scan.axes.index("c")] if "c" in scan.axes else 1
-        self.net = self.new_net(2)
+        self.describer = describer or describe_by_filters(count_channels(scan))
+        self.net = self.describer.net
         self.cache = ByteCache(BUDGET) if cache is None else cache
         low, high = value_range_of(scan)
         self._scale, self._low = 255 / (high - low), low
 
-    def new_net(self, classes: int) -> FilterBankNet:
-        """Return an untrained network over these features."""
-        return FilterBankNet(dimensions=2, channels=self.channels, classes=classes, depth=self.depth).eval()
+    def new_head(self, classes: int) -> Perceptron:
+        """Return an untrained perceptron on these features."""
+        return Perceptron(self.net.features, classes).eval()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -92,7 +96,9 @@ class LevelFeatures:
         found = torch.empty(len(pixels), self.net.features)
         for cell, members in groupby(order.tolist(), key=lambda i: (int(cells[i, 0]), int(cells[i, 1]))):
             rows = np.array(list(members))
-            block = self.cache.get((self.level, cell[0] * CELL // BLOCK, cell[1] * CELL // BLOCK))
+            place = (cell[0] * CELL // BLOCK, cell[1] * CELL // BLOCK)
+            # What depends on where a window is cut is always taken from whole blocks.
+            block = self.cache.get((self.level, *place)) if self.net.local else self.of_block(*place)
             if block is None:
                 corner = (cell[0] * CELL, cell[1] * CELL)
                 local, source = pixels[rows] - corner, self._of_window(corner, (CELL, CELL))
@@ -113,9 +119,7 @@ class LevelFeatures:
             slice(first - begin, min(first + length, n) - begin)
             for first, length, begin, n in zip(start, size, low, shape, strict=True)
         ]
-        with torch.inference_mode():
-            features = self.net.describe_for_now(window[None])[0]
-        return features[:, inner[0], inner[1]]
+        return self.describer.describe(window)[:, inner[0], inner[1]]
 
     def read(self, start: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """Return pixels of the level, ``(C, height, width)`` float32 from 0 to 255."""
@@ -127,6 +131,11 @@ class LevelFeatures:
         if self._scale == 1 and self._low == 0:
             return planes.to(torch.float32)
         return (planes.to(torch.float32) - self._low) * self._scale
+
+
+def count_channels(scan: Scan) -> int:
+    """Return the number of channels of a scan, 1 without a channel axis."""
+    return scan.levels[0].shape[scan.axes.index("c")] if "c" in scan.axes else 1
 
 
 def value_range_of(scan: Scan) -> tuple[float, float]:

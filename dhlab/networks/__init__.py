@@ -9,7 +9,7 @@ from dhlab.networks.catalogue import find_source
 from dhlab.networks.compact import ConvClassifier, UNet
 from dhlab.networks.onnx import OnnxNet, open_onnx
 from dhlab.networks.parts import pool_features, split_head
-from dhlab.networks.pixels import FilterBankNet, Perceptron
+from dhlab.networks.pixels import EmbeddingNet, FilterBankNet, Perceptron, PixelNetwork
 from dhlab.networks.published import find_published
 from dhlab.networks.recomputation import recompute
 from dhlab.networks.unet import EncoderUNet
@@ -19,11 +19,13 @@ __all__ = [
     "NETWORKS",
     "AttentionMIL",
     "ConvClassifier",
+    "EmbeddingNet",
     "EncoderUNet",
     "FilterBankNet",
     "Network",
     "OnnxNet",
     "Perceptron",
+    "PixelNetwork",
     "UNet",
     "build_network",
     "find_published",

@@ -9,7 +9,7 @@ from dhlab.errors import BadValueError
 from dhlab.networks.attention import AttentionMIL
 from dhlab.networks.catalogue import build_classifier, find_source
 from dhlab.networks.compact import ConvClassifier, UNet
-from dhlab.networks.pixels import FilterBankNet
+from dhlab.networks.pixels import EmbeddingNet, FilterBankNet
 from dhlab.networks.unet import EncoderUNet
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "cnn": ConvClassifier,
     "attention-mil": AttentionMIL,
     "filter-bank": FilterBankNet,
+    "embedding": EmbeddingNet,
 }
 LIMITS: dict[str, tuple[float, float]] = {"width": (1, 4096), "depth": (1, 5), "dropout": (0.0, 0.9)}
 GIVEN = ("dimensions", "channels", "classes", "tile")

@@ -1,26 +1,31 @@
-"""A network that judges every pixel by Gaussian features of its neighbourhood: what a few strokes can teach."""
+"""Networks that judge every pixel by features of its neighbourhood with a small head: what a few strokes can teach."""
 
 from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from dhlab.errors import BadValueError
 from dhlab.kernels.filters import FEATURES, filter_bank, filter_reach
 from dhlab.networks.base import Network
+from dhlab.networks.catalogue import find_source
+from dhlab.networks.encoders import build_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FilterBankNet", "Perceptron"]
+__all__ = ["EmbeddingNet", "FilterBankNet", "Perceptron", "PixelNetwork"]
 
 SCALES = (0.7, 1.6, 3.5, 8.0, 16.0)
 # Pixels whose features and hidden units stay in a processor's cache; measured: half the time of all at once.
 PART = 8192
+# Context of an embedding in pixels, a multiple of what its maps are smaller by; and the usual size of a window.
+REACH, TILE = 64, 256
 _scratch = threading.local()
 
 
@@ -64,7 +69,51 @@ class Perceptron(nn.Module):
         return torch.cat([self(part.float()) for part in torch.split(features, PART, dim=1)], dim=1)
 
 
-class FilterBankNet(Network):
+class PixelNetwork(Network):
+    """Features of every pixel, and a perceptron that tells classes by them: only the head is learned from strokes.
+
+    Attributes
+    ----------
+    features
+        How many each pixel has.
+    head
+        Tells classes by them.
+    """
+
+    dense = True
+    # Whether pixels beyond `reach` never count, and the side of the windows that fit in memory.
+    local: ClassVar[bool] = True
+    largest_tile: ClassVar[int] = 768
+    features: int
+    head: Perceptron
+
+    @property
+    def reach(self) -> int:
+        """How far from a pixel, in pixels, others count for it."""
+        raise NotImplementedError
+
+    def describe(self, x: Tensor) -> Tensor:
+        """Return the features of ``(B, C, height, width)``, as ``(B, F, height, width)``."""
+        raise NotImplementedError
+
+    def describe_for_now(self, x: Tensor) -> Tensor:
+        """Return what `describe` does, perhaps in memory that the next call of this thread overwrites."""
+        return self.describe(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(B, classes, height, width)`` for ``(B, channels, height, width)`` of any size."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_exporting():
+            logits: Tensor = self.head(self.describe(x).flatten(2))
+            return logits.reshape(x.shape[0], -1, *x.shape[2:])
+        parts = [self.head.part_by_part(self.describe_for_now(one[None])[0].flatten(1)) for one in x]
+        return torch.stack(parts).reshape(len(x), -1, *x.shape[2:])
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """Return the mean over space of the features, ``(B, F)``."""
+        return self.describe(x).mean(dim=(2, 3))
+
+
+class FilterBankNet(PixelNetwork):
     """The features of `dhlab.kernels.filter_bank`, and a small perceptron on those of each pixel.
 
     Only pixels within `reach` of a pixel count for its logits: away from the rim of a window they do not depend on
@@ -88,8 +137,6 @@ class FilterBankNet(Network):
     BadValueError
         If there are not two window axes.
     """
-
-    dense = True
 
     def __init__(self, *, dimensions: int, channels: int, classes: int, width: int = 32, depth: int = 4) -> None:
         super().__init__()
@@ -117,14 +164,63 @@ class FilterBankNet(Network):
             memory = _scratch.memory = torch.empty(size, device=x.device)
         return filter_bank(x, sigmas=self.sigmas, channel_axis=1, out=memory[:size].view(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``(B, classes, height, width)`` for ``(B, channels, height, width)`` of any size."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_exporting():
-            logits: Tensor = self.head(self.describe(x).flatten(2))
-            return logits.reshape(x.shape[0], -1, *x.shape[2:])
-        parts = [self.head.part_by_part(self.describe_for_now(one[None])[0].flatten(1)) for one in x]
-        return torch.stack(parts).reshape(len(x), -1, *x.shape[2:])
 
-    def pooled_features(self, x: Tensor) -> Tensor:
-        """Return the mean over space of the features, ``(B, F)``."""
-        return self.describe(x).mean(dim=(2, 3))
+class EmbeddingNet(PixelNetwork):
+    """The feature maps of an encoder, brought to the size of the picture, and a perceptron on those of each pixel.
+
+    Logits depend a little on where a window is cut, as the maps are coarser than the picture.
+
+    Parameters
+    ----------
+    dimensions
+        Number of window axes, always 2.
+    channels
+        Input channels.
+    classes
+        Output channels.
+    encoder
+        A network of torchvision or timm, see `find_source`.
+    width
+        Hidden units.
+    depth
+        How many of its maps, the finest first: of a ResNet those of half, a quarter and an eighth of the size.
+
+    Raises
+    ------
+    BadValueError
+        If there are not two window axes, or the encoder gives no maps of falling size.
+    UnknownNameError
+        If there is no such network.
+    """
+
+    local = False
+    largest_tile = 384
+
+    def __init__(
+        self,
+        *,
+        dimensions: int,
+        channels: int,
+        classes: int,
+        encoder: str = "torchvision/resnet18",
+        width: int = 32,
+        depth: int = 3,
+    ) -> None:
+        super().__init__()
+        if dimensions != 2:
+            raise BadValueError(f"'embedding' takes windows along two axes; got {dimensions}.")
+        self.encoder, sizes = build_encoder(find_source(encoder), channels=channels, tile=(TILE, TILE))
+        self.depth, self.features = depth, sum(sizes[:depth])
+        self.head = Perceptron(self.features, classes, width=width)
+
+    @property
+    def reach(self) -> int:
+        """How far from a pixel, in pixels, others are given to the encoder; it may see farther."""
+        return REACH
+
+    def describe(self, x: Tensor) -> Tensor:
+        """Return the features of ``(B, C, height, width)``, as ``(B, F, height, width)``."""
+        maps = self.encoder(x)[: self.depth]
+        return torch.cat(
+            [functional.interpolate(one, size=x.shape[2:], mode="bilinear", align_corners=False) for one in maps], 1
+        )
