@@ -60,7 +60,7 @@ def fit(
     accumulate: int = 1,
     clip: float | None = 5.0,
     augment: bool | float | str | os.PathLike[str] | Mapping[str, Any] | Transform = True,
-    class_weights: str | Sequence[float] = "root",
+    class_weights: str | Sequence[float] | Mapping[str, float] = "root",
     sample_weights: Sequence[float] | NDArray[np.floating[Any]] | None = None,
     label_smoothing: float = 0.0,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -123,7 +123,7 @@ def fit(
         DeepHealth's ECVL writes augmentations, or the path of a file with either.
     class_weights
         ``"root"``: rare classes count more, by one over the root of their share; ``"balanced"``: by one over their
-        share; ``"none"``; or a number per class.
+        share; ``"none"``; a number per class; or a dict of some classes by name, where the others count 1.
     sample_weights
         Weights of the samples in the loss, one per sample of `train`.
     label_smoothing

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from dhlab.errors import BadShapeError, BadValueError
+from dhlab.errors import BadShapeError, BadValueError, UnknownNameError, suggest
 from dhlab.kernels.losses import dice_ce_loss, focal_tversky_loss
 from dhlab.tasks import IGNORE, TASKS
 
@@ -177,16 +178,25 @@ def _focal_tversky(
     )
 
 
-def class_weights_of(kind: str | Sequence[float], counts: NDArray[np.int64], *, samples: int, task: str) -> Tensor:
+def class_weights_of(
+    kind: str | Sequence[float] | Mapping[str, float],
+    counts: NDArray[np.int64],
+    *,
+    classes: Sequence[str],
+    samples: int,
+    task: str,
+) -> Tensor:
     """Return the weight of each class.
 
     Parameters
     ----------
     kind
         ``"root"`` one over the root of the class's share: rare ones count more, without drowning the rest;
-        ``"balanced"`` one over its share; ``"none"`` 1; or the weights themselves.
+        ``"balanced"`` one over its share; ``"none"`` 1; or the weights themselves, of all classes or of some by name.
     counts
         ``(classes,)`` what is labelled per class.
+    classes
+        Their names.
     samples
         Number of samples, which several labels are counted against.
     task
@@ -201,9 +211,16 @@ def class_weights_of(kind: str | Sequence[float], counts: NDArray[np.int64], *, 
     ------
     BadShapeError
         If there is not a weight per class.
+    UnknownNameError
+        If a weight is for no class.
     BadValueError
         If a weight is negative or not finite, or all are 0.
     """
+    if isinstance(kind, Mapping):
+        for name in kind:
+            if name not in classes:
+                raise UnknownNameError(f"class_weights has no class {name!r}.{suggest(name, classes)}")
+        kind = [kind.get(name, 1.0) for name in classes]
     if not isinstance(kind, str):
         weights = np.asarray(kind, np.float64)
         if weights.shape != counts.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from dhlab.training.losses import SEGMENTATION_LOSSES
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -54,7 +55,7 @@ class Settings:
     accumulate: int = 1
     clip: float | None = 5.0
     augment: bool | float | str | os.PathLike[str] | Mapping[str, Any] | Transform = True
-    class_weights: str | Sequence[float] = "root"
+    class_weights: str | Sequence[float] | Mapping[str, float] = "root"
     label_smoothing: float = 0.0
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     averaging: float | None = None
@@ -105,7 +106,9 @@ class Settings:
         if isinstance(self.augment, Compose):
             values["augment"] = self.augment.to_dict()
         values["freeze"] = list(self.freeze)
-        if not isinstance(self.class_weights, str):
+        if isinstance(self.class_weights, Mapping):
+            values["class_weights"] = {name: float(weight) for name, weight in self.class_weights.items()}
+        elif not isinstance(self.class_weights, str):
             values["class_weights"] = list(map(float, self.class_weights))
         if self.loss is not None and not isinstance(self.loss, str):
             values["loss"] = (

@@ -140,8 +140,13 @@ class Trainer:
             world=size(),
         )
         self.steps = len(self.loader)
-        kind, counts = self.settings.class_weights, train.class_counts
-        weights = class_weights_of(kind, counts, samples=len(train), task=self.task.name)
+        weights = class_weights_of(
+            self.settings.class_weights,
+            train.class_counts,
+            classes=train.classes,
+            samples=len(train),
+            task=self.task.name,
+        )
         self.class_weights = weights.to(self.device)
         model.to(self.device)
         if len(model.card.window_axes) == 2:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dhlab.errors import BadShapeError, BadValueError
+from dhlab.errors import BadShapeError, BadValueError, UnknownNameError
 from dhlab.kernels.losses import LossTerms, loss_reference
 from dhlab.training import segmentation_loss, task_loss
 from dhlab.training.losses import class_weights_of
@@ -100,16 +100,19 @@ def test_nothing_labelled_is_no_loss():
 
 def test_class_weights():
     counts = np.array([100, 25, 0])
-    options = {"samples": 125, "task": "classification"}
+    options = {"classes": ("skin", "nail", "hair"), "samples": 125, "task": "classification"}
     root = class_weights_of("root", counts, **options)
     assert root[1] / root[0] == pytest.approx(2, rel=1e-5)
     assert root.mean() == pytest.approx(1, rel=1e-5)
     balanced = class_weights_of("balanced", counts, **options)
     assert balanced[1] / balanced[0] == pytest.approx(4, rel=1e-5)
     assert class_weights_of("none", counts, **options).tolist() == [1, 1, 1]
-    labels = class_weights_of("balanced", np.array([20, 100]), samples=100, task="multilabel")
+    labels = class_weights_of("balanced", np.array([20, 100]), classes=("a", "b"), samples=100, task="multilabel")
     assert labels.tolist() == pytest.approx([4, 0.01])
     assert class_weights_of([1, 2, 3], counts, **options).tolist() == [1, 2, 3]
+    assert class_weights_of({"nail": 2}, counts, **options).tolist() == [1, 2, 1]
+    with pytest.raises(UnknownNameError, match="no class 'nails'. Did you mean 'nail'"):
+        class_weights_of({"nails": 2}, counts, **options)
     with pytest.raises(BadShapeError, match="one per class"):
         class_weights_of([1, 2], counts, **options)
     with pytest.raises(BadValueError, match="at least 0"):
