@@ -50,7 +50,8 @@ def draw_table(jobs: Iterable[Mapping[str, Any]]) -> str:
     """
     head = "".join(f"<th scope='col' style='{CELL}'>{name}</th>" for name in COLUMNS)
     body = "".join(f"<tr title='{html.escape(job['id'], quote=True)}'>{''.join(_cells(job))}</tr>" for job in jobs)
-    style = "width:100%;border-collapse:collapse;line-height:1.4"
+    # JupyterLab gives the columns of a table one width each, which cuts messages.
+    style = "table-layout:auto;width:100%;border-collapse:collapse;line-height:1.4"
     return f"<table style='{style}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
