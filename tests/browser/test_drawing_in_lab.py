@@ -402,7 +402,7 @@ def open_tab(page: Any, lab: Any, folder: str) -> None:
 
 def listed(stage: Any, count: int) -> None:
     """Wait until the table of what is in view has so many rows."""
-    stage.viewer.locator(f".dhv-table summary:has-text('In view: {count}')").wait_for(timeout=5000)
+    stage.viewer.locator(f".dhv-table summary:has-text('In view: {count}')").wait_for(timeout=30_000)
 
 
 def test_a_notebook_and_a_tab_draw_on_one_document(open_document, open_stage, browser, lab, slide) -> None:
@@ -481,20 +481,20 @@ def test_two_people_draw_at_once_and_go_on_after_the_server_was_killed(
         anna.drag((300, 300), (200, 200))
         for stage in (anna, ben):
             stage.saved()
-        anna.viewer.get_by_text("is this one right?").wait_for(timeout=5000)
+        anna.viewer.get_by_text("is this one right?").wait_for(timeout=30_000)
         assert sorted(disk.annotations.authors) == ["anna", "ben"]
         assert max(disk.annotations.geometries, key=lambda g: g.area).area > 300**2 + 20_000
         history = anna.viewer.locator(".dhv-history")
         history.locator("summary").click()
         history.locator("tr:has-text('ben')").nth(1).wait_for()
         ben.viewer.get_by_role("button", name="Learn from what is drawn").click()
-        ben.viewer.get_by_text("You may not start kernels on this server").wait_for(timeout=10_000)
+        ben.viewer.get_by_text("You may not start kernels on this server").wait_for(timeout=30_000)
 
         lab.process.kill()
         lab.process.wait()
         anna.press("o")
         anna.drag((1200, 300), (1500, 600))
-        anna.viewer.locator(".dhv-saving[data-state=unsaved]").wait_for(timeout=10_000)
+        anna.viewer.locator(".dhv-saving[data-state=unsaved]").wait_for(timeout=30_000)
         assert len(disk.annotations) == 2
     with start_lab(root, home, port=lab.port):
         # It is saved by itself, and the other one sees it.

@@ -239,7 +239,7 @@ ct = dh.Scan.from_array(head, "zyx", spacing=(5.0, 0.5, 0.5), unit="mm", name="c
     cell.settle()
     assert near(cell.color(150, 100), (128, 128, 128), 4)
     cell.move(75, 300)
-    cell.page.wait_for_function("() => document.querySelector('.dhv-pixel').textContent === '900 HU'", timeout=10_000)
+    cell.page.wait_for_function("() => document.querySelector('.dhv-pixel').textContent === '900 HU'", timeout=30_000)
 
     # The right button drags the window, and no menu comes.
     x, y = cell.move(150, 100)

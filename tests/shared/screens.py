@@ -55,8 +55,8 @@ def share_of(place: Any, color: tuple[int, int, int], tolerance: int = 6) -> flo
 
 
 def wait_until(page: Any, condition: Callable[[], bool]) -> None:
-    """Wait until something is seen, for at most 40 seconds."""
-    for _ in range(80):
+    """Wait until something is seen, for at most two minutes."""
+    for _ in range(240):
         if condition():
             return
         page.wait_for_timeout(500)
