@@ -5,10 +5,13 @@ Every function works in a process that nobody launched: it is then worker 0 of 1
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from functools import cache
+import math
+import time
+from contextlib import contextmanager
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,20 +20,21 @@ from dhlab import env
 from dhlab.errors import BadValueError, DHLabError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
 __all__ = [
     "COMPRESSIONS",
+    "REDUCTIONS",
     "WorkerError",
     "allreduce",
     "broadcast",
     "broadcast_value",
     "drop_pending",
     "gather",
+    "gather_values",
     "horovod_build",
     "is_elastic",
     "is_main",
@@ -43,17 +47,26 @@ __all__ = [
     "set_passes",
     "shard",
     "size",
+    "split_workers",
     "sum_over_workers",
     "synchronize",
-    "synchronized",
+    "unwrap",
     "wrap",
 ]
 
 Value = TypeVar("Value")
 COMPRESSIONS = ("none", "fp16")
-# On CPUs a large gradient travels from where it lies; copying it beside others took longer (bench_scaling.py).
-FUSED_BYTES = 1 << 20
+REDUCTIONS = ("sum", "adasum")
+# Small gradients are copied beside one another and travel as one; a larger one travels from where it lies
+# (bench_scaling.py).
+BUCKET_BYTES = 1 << 20
+NAP_S = 1e-4
+DYNAMIC = "HOROVOD_DYNAMIC_PROCESS_SETS"
 REMEDY = "Build it for this torch: bash binder/install.sh --horovod"
+MPI_REMEDY = (
+    "Build it with MPI (apt-get install libopenmpi-dev openmpi-bin; HVD_MPI=1 bash binder/install.sh --horovod) and "
+    "start the workers with mpirun"
+)
 
 
 class WorkerError(DHLabError, RuntimeError):
@@ -61,13 +74,17 @@ class WorkerError(DHLabError, RuntimeError):
 
 
 def rank() -> int:
-    """Return the number of this worker, from 0."""
-    return int(_horovod().rank()) if _launched() else 0
+    """Return the number of this worker, from 0; in a group of `split_workers`, its number there."""
+    if not _launched():
+        return 0
+    return int(_groups[0].rank() if _groups else _horovod().rank())
 
 
 def size() -> int:
-    """Return how many workers there are; 1 in a process that nobody launched."""
-    return int(_horovod().size()) if _launched() else 1
+    """Return how many workers there are, in a group those of the group; 1 in a process that nobody launched."""
+    if not _launched():
+        return 1
+    return int(_groups[0].size() if _groups else _horovod().size())
 
 
 def local_rank() -> int:
@@ -91,6 +108,63 @@ def is_elastic() -> bool:
 def is_shared() -> bool:
     """Return whether there are other workers, or may be."""
     return size() > 1 or is_elastic()
+
+
+@contextmanager
+def split_workers(groups: int) -> Iterator[int]:
+    """Let the workers work in groups within the block, as if there were no others: trainings side by side in one job.
+
+    Every worker belongs to one group, and `rank`, `size`, sums, `dhlab.fit` and `dhlab.evaluate` are the group's::
+
+        with distributed.split_workers(2) as group:  # of four workers, two train each fold
+            train, validation = folds[group]
+            report = dh.fit(model, train, validation, folder=f"fold-{group}")
+        reports = distributed.gather_values(report)
+
+    The block ends when all groups are done. The first such block comes before anything else that workers do together:
+    Horovod must know from its start that there will be groups.
+
+    Parameters
+    ----------
+    groups
+        How many; workers are spread over them as evenly as may be, neighbours together.
+
+    Yields
+    ------
+    int
+        The number of this worker's group, from 0.
+
+    Raises
+    ------
+    BadValueError
+        If there are not so many workers.
+    WorkerError
+        If workers may come and go, are in groups already, or have done something together before.
+    """
+    if _launched() and not _horovod.cache_info().currsize:
+        env.set_variables({DYNAMIC: "1"})
+    count = size()
+    if not 1 <= groups <= count:
+        raise BadValueError(f"{groups} groups of {count} workers; expected 1 to {count} groups.")
+    if is_elastic():
+        raise WorkerError("workers that may come and go have no groups. Submit the job without least_workers.")
+    if _groups:
+        raise WorkerError("the workers are in groups already; end that block first.")
+    if groups == 1:
+        yield 0
+        return
+    if not env.get(DYNAMIC):
+        raise WorkerError("the workers have done something together already. Begin with split_workers.")
+    hvd = _horovod()
+    sets = [hvd.add_process_set(part.tolist()) for part in np.array_split(np.arange(count), groups)]
+    number = next(number for number, part in enumerate(sets) if rank() in part.ranks)
+    _groups.append(sets[number])
+    try:
+        yield number
+    finally:
+        _groups.clear()
+    for part in sets:
+        hvd.remove_process_set(part)
 
 
 def shard(count: int) -> slice:
@@ -120,7 +194,7 @@ def broadcast(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) 
     for name, tensor in sorted(model.state_dict().items()):
         # Not every type can travel; bytes can.
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        sent = _horovod().broadcast(flat, 0, name=f"broadcast.{name}")
+        sent = _horovod().broadcast(flat, _first(), name=f"broadcast.{name}", process_set=_together())
         tensor.copy_(sent.view(tensor.dtype).reshape(tensor.shape))
     if optimizer is not None:
         optimizer.load_state_dict(broadcast_value(optimizer.state_dict()))
@@ -134,7 +208,21 @@ def broadcast_value(value: Value) -> Value:
     value
         Anything that can be pickled; it travels between workers of one run only.
     """
-    return _horovod().broadcast_object(value, 0) if size() > 1 else value
+    return _horovod().broadcast_object(value, _first(), process_set=_together()) if size() > 1 else value
+
+
+def gather_values(value: Value) -> list[Value]:
+    """Return the value of every worker, in the order of their numbers.
+
+    Parameters
+    ----------
+    value
+        Anything that can be pickled; it travels between workers of one run only.
+    """
+    if size() == 1:
+        return [value]
+    everyone = _groups[0].ranks if _groups else range(size())
+    return [_horovod().broadcast_object(value, number, process_set=_together()) for number in everyone]
 
 
 def allreduce(values: Tensor | NDArray[Any], *, operation: str = "sum") -> NDArray[Any]:
@@ -165,7 +253,7 @@ def allreduce(values: Tensor | NDArray[Any], *, operation: str = "sum") -> NDArr
     hvd = _horovod()
     wide = torch.from_numpy(np.ascontiguousarray(array, np.float64 if array.dtype.kind == "f" else np.int64))
     kinds = {"sum": hvd.Sum, "min": hvd.Min, "max": hvd.Max}
-    reduced = hvd.allreduce(wide, name=f"values.{operation}.{array.dtype}.{array.shape}", op=kinds[operation])
+    reduced = _reduce(wide, f"values.{operation}.{array.dtype}.{array.shape}", kinds[operation])
     return np.asarray(reduced.numpy().astype(array.dtype, copy=False)).reshape(array.shape)
 
 
@@ -180,8 +268,10 @@ def gather(array: NDArray[Any]) -> NDArray[Any]:
     if size() == 1:
         return array
     rows = np.ascontiguousarray(array)
-    flat = torch.from_numpy(rows.reshape(len(rows), -1).view(np.uint8).copy())
-    return _horovod().allgather(flat, name="gather").numpy().view(rows.dtype).reshape(-1, *rows.shape[1:])
+    # A worker may have no row, from which no length follows.
+    flat = torch.from_numpy(rows.reshape(len(rows), math.prod(rows.shape[1:])).view(np.uint8).copy())
+    found = _horovod().allgather(flat, name="gather", process_set=_together())
+    return found.numpy().view(rows.dtype).reshape(-1, *rows.shape[1:])
 
 
 def sum_over_workers(tensor: Tensor, *, spread: bool = False) -> Tensor:
@@ -207,81 +297,87 @@ def sum_over_workers(tensor: Tensor, *, spread: bool = False) -> Tensor:
 
 
 def wrap(
-    optimizer: torch.optim.Optimizer, model: nn.Module, *, compression: str = "none", passes: int = 1
-) -> torch.optim.Optimizer:
-    """Let an optimiser step with the sum of all workers' gradients, which travel while others are still computed.
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    *,
+    compression: str = "none",
+    reduction: str = "sum",
+) -> None:
+    """Let an optimiser step with the gradients of all workers, which travel while others are still computed.
 
     Parameters
     ----------
     optimizer
-        Optimiser of the model's parameters.
+        Optimiser of the model's parameters; with one worker it stays as it is.
     model
         The model.
     compression
         ``"none"``, or ``"fp16"`` to send halves. Gradients in bfloat16 always travel in float32.
-    passes
-        Backward passes before a step; see `set_passes`.
-
-    Returns
-    -------
-    torch.optim.Optimizer
-        The same kind, for `set_passes`, `synchronize` and `synchronized`; the optimiser itself with one worker.
+    reduction
+        ``"sum"``; or ``"adasum"`` (Maleki et al., MLSys 2021), which adds what points elsewhere and averages what
+        points the same way. It needs a Horovod with MPI, and as many workers as a power of two.
 
     Raises
     ------
     BadValueError
-        If there is no such compression.
+        If there is no such compression or reduction.
+    WorkerError
+        If the workers cannot do Adasum.
     """
     if compression not in COMPRESSIONS:
         raise BadValueError(f"compression {compression!r}; expected one of {', '.join(COMPRESSIONS)}.")
+    if reduction not in REDUCTIONS:
+        raise BadValueError(f"reduction {reduction!r}; expected one of {', '.join(REDUCTIONS)}.")
     if not is_shared():
-        return optimizer
-    hvd = _horovod()
-    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return hvd.DistributedOptimizer(
-        optimizer,
-        named_parameters=[(name, p) for name, p in model.named_parameters() if id(p) in known],
-        compression=_packing(compression == "fp16"),
-        backward_passes_per_step=passes,
-        op=hvd.Sum,
-    )
+        return
+    if reduction == "adasum":
+        _check_adasum()
+    mine = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    named: list[tuple[str, Tensor]] = [
+        (name, parameter) for name, parameter in model.named_parameters() if id(parameter) in mine
+    ]
+    # Adasum looks at each gradient by itself.
+    groups = _share_out(named, BUCKET_BYTES if reduction == "sum" else 0)
+    half = compression == "fp16"
+    _travelling[optimizer] = _Gradients(optimizer, [_Bucket(group, half=half, reduction=reduction) for group in groups])
+
+
+def unwrap(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser step with the gradients of this worker alone, as before `wrap`.
+
+    Parameters
+    ----------
+    optimizer
+        Any optimiser.
+    """
+    if gradients := _travelling.pop(optimizer, None):
+        gradients.remove()
 
 
 def set_passes(optimizer: torch.optim.Optimizer, passes: int) -> None:
-    """Let an optimiser of `wrap` send gradients after a number of backward passes, from the next one on.
+    """Let an optimiser of `wrap` send gradients after a number of backward passes, from the next one on; first it is 1.
 
     Parameters
     ----------
     optimizer
-        What `wrap` returned.
+        Any optimiser.
     passes
         Backward passes before a step.
     """
-    if is_shared():
-        optimizer.set_backward_passes_per_step(passes)  # type: ignore[attr-defined]
+    if gradients := _travelling.get(optimizer):
+        gradients.begin(passes)
 
 
 def synchronize(optimizer: torch.optim.Optimizer) -> None:
-    """Wait until every gradient of an optimiser of `wrap` is the sum of all workers'.
+    """Wait until every gradient of an optimiser of `wrap` is that of all workers; else its next step would.
 
     Parameters
     ----------
     optimizer
-        What `wrap` returned.
+        Any optimiser.
     """
-    if is_shared():
-        optimizer.synchronize()  # type: ignore[attr-defined] # as above
-
-
-def synchronized(optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-    """Let an optimiser of `wrap` step within the block without waiting once more.
-
-    Parameters
-    ----------
-    optimizer
-        What `wrap` returned, after `synchronize`.
-    """
-    return optimizer.skip_synchronize() if is_shared() else nullcontext()  # type: ignore[attr-defined] # as above
+    if gradients := _travelling.get(optimizer):
+        gradients.synchronize()
 
 
 def drop_pending(optimizer: torch.optim.Optimizer) -> None:
@@ -290,10 +386,10 @@ def drop_pending(optimizer: torch.optim.Optimizer) -> None:
     Parameters
     ----------
     optimizer
-        What `wrap` returned.
+        Any optimiser.
     """
-    if is_shared():
-        optimizer.load_state_dict(optimizer.state_dict())
+    if gradients := _travelling.get(optimizer):
+        gradients.begin(gradients.passes)
 
 
 def on_main(work: Callable[[], Value]) -> Value:
@@ -370,7 +466,7 @@ def run_elastic(
 def join() -> None:
     """Wait until every worker is here, for instance before one of them reads what another wrote."""
     if size() > 1:
-        _horovod().barrier()
+        _horovod().barrier(process_set=_together())
 
 
 def horovod_build() -> tuple[str, ...] | None:
@@ -394,6 +490,169 @@ def horovod_build() -> tuple[str, ...] | None:
     return tuple(name for name in ("gloo", "mpi", "nccl") if getattr(hvd, f"{name}_built")())
 
 
+class _Bucket:
+    """Gradients that travel together, beside one another in one flat tensor; one alone travels from where it lies."""
+
+    def __init__(self, named: list[tuple[str, Tensor]], *, half: bool, reduction: str) -> None:
+        self.name, self.reduction = f"gradients.{named[0][0]}", reduction
+        self.parameters = parameters = [parameter for _, parameter in named]
+        first = parameters[0]
+        self.dtype = torch.float16 if half and first.is_floating_point() else first.dtype
+        if self.dtype == torch.bfloat16:
+            self.dtype = torch.float32
+        # The memory order in which autograd leaves a gradient.
+        self.strides = [torch.empty_like(parameter, device="meta").stride() for parameter in parameters]
+        self.views: list[Tensor] = []
+        self.waiting = 0
+        self.handle: int | None = None
+
+    @torch.no_grad()
+    def send(self) -> None:
+        """Send the gradients; one that this worker did not need is zero."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = self._gradients()
+        alone = len(gradients) == 1 and gradients[0].dtype == self.dtype and gradients[0].stride() == self.strides[0]
+        if alone:
+            self.views = gradients
+        else:
+            self.views = self._place()
+            torch._foreach_copy_(self.views, gradients)
+        total = sum(view.numel() for view in self.views)
+        hvd = _horovod()
+        kind = hvd.Sum if self.reduction == "sum" else hvd.Adasum
+        flat = self.views[0].as_strided((total,), (1,))
+        self.handle = hvd.allreduce_async_(flat, name=self.name, op=kind, process_set=_together())
+
+    @torch.no_grad()
+    def receive(self) -> None:
+        """Wait for the gradients of all workers and put them in their places."""
+        _wait(self.handle)
+        self.handle = None
+        if self.dtype != self.parameters[0].dtype:
+            torch._foreach_copy_(self._gradients(), self.views)
+            return
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            parameter.grad = view
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+    def _place(self) -> list[Tensor]:
+        """Return a place for each gradient, in one piece of memory."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        flat = torch.empty(sum(sizes), dtype=self.dtype, device=self.parameters[0].device)
+        places = zip(torch.split(flat, sizes), self.parameters, self.strides, strict=True)
+        return [part.as_strided(parameter.shape, stride) for part, parameter, stride in places]
+
+
+class _Gradients:
+    """Sends each bucket as soon as its last gradient is there, and has them all before the optimiser steps."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, buckets: list[_Bucket]) -> None:
+        self.buckets, self.together = buckets, False
+        self.begin(1)
+        self.hooks: list[Any] = [optimizer.register_step_pre_hook(self._before_step)]
+        for bucket in buckets:
+            for parameter in bucket.parameters:
+                hook = partial(self._arrive, bucket)
+                register: Any = parameter.register_post_accumulate_grad_hook
+                self.hooks.append(register(hook))
+
+    def begin(self, passes: int) -> None:
+        """Wait for so many backward passes from now on."""
+        self.passes, self.together = passes, False
+        for bucket in self.buckets:
+            bucket.waiting, bucket.handle = passes * len(bucket.parameters), None
+
+    def synchronize(self) -> None:
+        """Wait until every gradient is that of all workers."""
+        for bucket in self.buckets:
+            if bucket.handle is None:
+                bucket.send()
+        for bucket in self.buckets:
+            bucket.receive()
+        self.begin(self.passes)
+        self.together = True
+
+    def remove(self) -> None:
+        """Let gradients be as they are from now on."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _arrive(self, bucket: _Bucket, _parameter: Tensor) -> None:
+        if bucket.handle is not None:
+            raise WorkerError(
+                f"a gradient of {bucket.name!r} was computed again while it was on its way: set_passes said "
+                f"{self.passes} backward passes before a step."
+            )
+        self.together = False
+        bucket.waiting -= 1
+        if not bucket.waiting:
+            bucket.send()
+
+    def _before_step(self, *_: object) -> None:
+        if not self.together:
+            self.synchronize()
+        self.together = False
+
+
+_travelling: WeakKeyDictionary[torch.optim.Optimizer, _Gradients] = WeakKeyDictionary()
+# Horovod's process set of the group in which this worker is; nothing outside `split_workers`.
+_groups: list[Any] = []
+
+
+def _share_out(named: list[tuple[str, Tensor]], limit: int) -> list[list[tuple[str, Tensor]]]:
+    """Return which gradients travel together, in the order in which they are computed, by and large: the last first."""
+    buckets: list[list[tuple[str, Tensor]]] = []
+    unfilled: dict[Any, tuple[list[tuple[str, Tensor]], int]] = {}
+    for name, parameter in reversed(named):
+        kind, own = (parameter.dtype, parameter.device), parameter.numel() * parameter.element_size()
+        bucket, filled = unfilled.get(kind, ([], limit))
+        if filled + own > limit:
+            bucket, filled = [], 0
+            buckets.append(bucket)
+        bucket.append((name, parameter))
+        if own < limit:
+            unfilled[kind] = bucket, filled + own
+    return buckets
+
+
+def _wait(handle: Any) -> Tensor:
+    hvd = _horovod()
+    if not torch.cuda.is_available():
+        # Horovod waits without rest, which takes the core from its own thread that sends.
+        while not hvd.poll(handle):
+            time.sleep(NAP_S)
+    arrived: Tensor = hvd.synchronize(handle)
+    return arrived
+
+
+def _reduce(tensor: Tensor, name: str, operation: Any) -> Tensor:
+    return _wait(_horovod().allreduce_async(tensor, name=name, op=operation, process_set=_together()))
+
+
+def _together() -> Any:
+    """Return Horovod's process set of the workers that work together."""
+    return _groups[0] if _groups else _horovod().global_process_set
+
+
+def _first() -> int:
+    """Return the number among all workers of the first that works together with this one."""
+    return int(_groups[0].ranks[0]) if _groups else 0
+
+
+def _check_adasum() -> None:
+    """Raise WorkerError unless the workers can do Adasum."""
+    if not _horovod().mpi_enabled():
+        raise WorkerError(f"reduction 'adasum' needs workers that talk over MPI, these talk over Gloo. {MPI_REMEDY}.")
+    if _groups:
+        raise WorkerError("reduction 'adasum' does not work in groups of split_workers; train with 'sum' there.")
+    if size() & (size() - 1):
+        raise WorkerError(f"reduction 'adasum' with {size()} workers; expected a power of two.")
+
+
 class _Sum(torch.autograd.Function):
     """Sum over the workers; see `sum_over_workers`."""
 
@@ -410,8 +669,7 @@ class _Sum(torch.autograd.Function):
 def _sum(tensor: Tensor) -> Tensor:
     hvd = _horovod()
     # A name that all workers give alike, also those that came later and counted fewer calls.
-    summed: Tensor = hvd.allreduce(tensor.contiguous(), name=f"sum.{tensor.dtype}.{tuple(tensor.shape)}", op=hvd.Sum)
-    return summed
+    return _reduce(tensor.contiguous(), f"sum.{tensor.dtype}.{tuple(tensor.shape)}", hvd.Sum)
 
 
 def _launched() -> bool:
@@ -441,7 +699,7 @@ def _horovod() -> Any:
             f"Horovod is installed without torch support, as a plain pip install leaves it. {REMEDY}"
         )
     if not torch.cuda.is_available() and not env.get("HOROVOD_FUSION_THRESHOLD"):
-        env.set_variables({"HOROVOD_FUSION_THRESHOLD": str(FUSED_BYTES)})
+        env.set_variables({"HOROVOD_FUSION_THRESHOLD": str(BUCKET_BYTES)})
     hvd.init()
     return hvd
 
@@ -454,26 +712,3 @@ def _load() -> Any:
             f"Horovod does not load with torch {torch.__version__}, it was built for another: {error}. {REMEDY}"
         ) from error
     return horovod.torch
-
-
-@cache
-def _packing(half: bool) -> Any:
-    """Return what Horovod calls a compression: gradients as it can add them, dense and in no type but its own."""
-    from horovod.torch.compression import Compressor
-
-    class Packing(Compressor):  # type: ignore[misc] # untyped
-        @staticmethod
-        def compress(tensor: Tensor) -> tuple[Tensor, tuple[torch.dtype, bool]]:
-            # Channels last is dense as it lies: no copy.
-            turned = tensor.ndim > 3 and not tensor.is_contiguous()
-            dense = (tensor.movedim(1, -1) if turned else tensor).contiguous()
-            if half and tensor.is_floating_point():
-                dense = dense.half()
-            return (dense.float() if dense.dtype == torch.bfloat16 else dense), (tensor.dtype, turned)
-
-        @staticmethod
-        def decompress(tensor: Tensor, before: tuple[torch.dtype, bool]) -> Tensor:
-            dtype, turned = before
-            return (tensor.movedim(-1, 1) if turned else tensor).to(dtype)
-
-    return Packing

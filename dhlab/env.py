@@ -63,6 +63,7 @@ VARIABLES = {
         Variable("DHLAB_TIMELINE", "", (), "folder of the time-to-model ledger; else no ledger is kept"),
         Variable("CUDA_VISIBLE_DEVICES", "", (), "which of the machine's GPUs may be used"),
         Variable("DISPLAY", "", (), "set by X11: the screen on which windows open"),
+        Variable("HOROVOD_DYNAMIC_PROCESS_SETS", "", (), "1 lets workers form groups whenever they like"),
         Variable("HOROVOD_ELASTIC", "", (), "set by Horovod's launcher: workers may come and go"),
         Variable("HOROVOD_FUSION_THRESHOLD", "", (), "bytes of gradients that Horovod copies together to send them"),
         Variable("HOROVOD_GLOO_RENDEZVOUS_ADDR", "", (), "set by a job for its workers: where they meet, and a secret"),

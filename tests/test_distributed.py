@@ -45,15 +45,25 @@ def test_sums_of_one_process_are_what_was_given():
 def test_optimiser_of_one_process_stays_as_it_is():
     net = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    assert distributed.wrap(optimizer, net) is optimizer
+    distributed.wrap(optimizer, net)
     with pytest.raises(BadValueError, match="expected one of none, fp16"):
         distributed.wrap(optimizer, net, compression="zip")
+    with pytest.raises(BadValueError, match="expected one of sum, adasum"):
+        distributed.wrap(optimizer, net, reduction="mean")
     net(torch.ones(1, 3)).sum().backward()
     distributed.synchronize(optimizer)
-    with distributed.synchronized(optimizer):
-        optimizer.step()
+    optimizer.step()
+    distributed.unwrap(optimizer)
     distributed.broadcast(net, optimizer)
     distributed.join()
+
+
+def test_one_process_is_one_group():
+    assert distributed.gather_values("mine") == ["mine"]
+    with distributed.split_workers(1) as group:
+        assert (group, distributed.size()) == (0, 1)
+    with pytest.raises(BadValueError, match="2 groups of 1 workers; expected 1 to 1"), distributed.split_workers(2):
+        pass
 
 
 def test_work_that_could_be_elastic_is_simply_done():

@@ -72,6 +72,7 @@ def fit(
     activation_checkpointing: str | None = None,
     compile: bool = False,
     compression: str = "none",
+    reduction: str = "sum",
     seed: int = 0,
     device: str | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -149,6 +150,9 @@ def fit(
         Compile the network with `torch.compile`.
     compression
         How gradients travel between workers: ``"none"``, or ``"fp16"`` as halves.
+    reduction
+        How the gradients of workers become one: ``"sum"``, which gives the weights of one worker, or ``"adasum"``, for
+        more workers than a large batch has use for; it needs a Horovod with MPI.
     seed
         Decides order, augmentation and dropout. The same seed, data, machine and threads give the same weights.
     device
@@ -212,6 +216,7 @@ def fit(
         activation_checkpointing=activation_checkpointing,
         compile=compile,
         compression=compression,
+        reduction=reduction,
         seed=seed,
     )
     check_trainable(model, train)
@@ -225,8 +230,8 @@ def fit(
     listeners = [make_display()] if progress and is_main() else []
     if run is not None and tensorboard and is_main():
         listeners.append(TensorBoardLog(run.folder / "tensorboard"))
-    # Elastic workers may become the first one later.
-    if env.get("DHLAB_JOB"):
+    # Elastic workers may become the first one later; of workers in groups the first group tells.
+    if env.get("DHLAB_JOB") and (is_elastic() or env.get("HOROVOD_RANK") in ("", "0")):
         listeners.append(JobReport())
     if on_event is not None:
         listeners.append(on_event)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhlab.augment import Compose
 from dhlab.augment.windows import read_pipeline
-from dhlab.distributed import COMPRESSIONS
+from dhlab.distributed import COMPRESSIONS, REDUCTIONS
 from dhlab.errors import BadValueError, DHLabWarning, UnknownNameError, suggest
 from dhlab.training.losses import SEGMENTATION_LOSSES
 
@@ -66,6 +66,7 @@ class Settings:
     activation_checkpointing: str | None = None
     compile: bool = False
     compression: str = "none"
+    reduction: str = "sum"
     minutes: float | None = None
     seed: int = 0
 
@@ -75,6 +76,7 @@ class Settings:
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("compression", COMPRESSIONS),
+            ("reduction", REDUCTIONS),
         )
         for name, known in named:
             self._choose(name, known)

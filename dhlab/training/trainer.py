@@ -26,7 +26,7 @@ from dhlab.distributed import (
     size,
     sum_over_workers,
     synchronize,
-    synchronized,
+    unwrap,
     wrap,
 )
 from dhlab.errors import BadShapeError, BadValueError
@@ -156,7 +156,8 @@ class Trainer:
         self.norms, self.undo_sharing = share_norms(model.net) if is_shared() else ([], lambda: None)
         if not is_elastic():
             broadcast(model)
-        self.optimizer = wrap(make_optimizer(model, self.settings), model, compression=self.settings.compression)
+        self.optimizer = make_optimizer(model, self.settings)
+        wrap(self.optimizer, model, compression=self.settings.compression, reduction=self.settings.reduction)
         self.averaged = Averaged(model, self.settings.averaging) if self.settings.averaging is not None else None
         self.precision = _choose_precision(self.settings.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
@@ -208,6 +209,9 @@ class Trainer:
             if not math.isfinite(value):
                 self._copy_buffers(self.buffers_before, self.buffers)
                 raise BadValueError(f"the loss became {value} in {_place(batch)}. {CURE}")
+            if self.settings.reduction == "adasum":
+                # Not this worker's part of the whole gradient, but its own: Adasum is an average where they agree.
+                loss = loss * self.loader.world
             self.scaler.scale(loss / together).backward()  # type: ignore[no-untyped-call]
         self.stepped = batch.number - first + 1 == together
         if self.stepped:
@@ -320,6 +324,7 @@ class Trainer:
             self.undo_recomputing()
             self.undo_recomputing = None
         self.undo_sharing()
+        unwrap(self.optimizer)
         thaw_parts(self.model.net, self.learned_before)
         self.optimizer.zero_grad()
         self.model.eval()
@@ -346,8 +351,7 @@ class Trainer:
             self._copy_buffers(self.buffers_before, self.buffers)
             self.optimizer.zero_grad()
             raise BadValueError(f"the gradient became {norm:g} in {_place(batch)}. {CURE}")
-        with synchronized(self.optimizer):
-            self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.averaged:

@@ -48,7 +48,7 @@ def make_step(kind: str, name: str) -> tuple[Callable[[], None], nn.Module]:
     if kind == "DDP":
         run = nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
     if kind == "Horovod":
-        optimizer = distributed.wrap(optimizer, network)
+        distributed.wrap(optimizer, network)
 
     def step() -> None:
         optimizer.zero_grad()
