@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Progress", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Progress", "pack_checkpoint", "read_checkpoint"]
 
 FORMAT = 1
 
@@ -59,15 +59,13 @@ class Progress:
     workers: list[tuple[int, int]] = field(default_factory=list)
 
 
-def write_checkpoint(
-    path: Path, tensors: Mapping[str, Tensor], *, progress: Progress, run: Mapping[str, Any], extra: Mapping[str, Any]
-) -> None:
-    """Write a checkpoint, whole or not at all.
+def pack_checkpoint(
+    tensors: Mapping[str, Tensor], *, progress: Progress, run: Mapping[str, Any], extra: Mapping[str, Any]
+) -> bytes:
+    """Return the content of a checkpoint.
 
     Parameters
     ----------
-    path
-        File to write; what is there is replaced.
     tensors
         Weights and the optimiser's state by name.
     progress
@@ -76,19 +74,12 @@ def write_checkpoint(
         What tells this training from others, JSON-compatible.
     extra
         Further JSON-compatible state.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written; what was there stays.
     """
     from safetensors.torch import save
 
-    from dhlab.atomic import atomic_write_bytes
-
     about = {"format": FORMAT, "run": run, "progress": asdict(progress), "extra": extra}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write_bytes(path, save(stored, {"dhlab": json.dumps(about)}))
+    return bytes(save(stored, {"dhlab": json.dumps(about)}))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Progress, dict[str, Any], dict[str, Any]]:

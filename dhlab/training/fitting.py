@@ -189,7 +189,7 @@ def fit(
     BadFileError
         If a sample cannot be read, or the state to continue from.
     ConflictError
-        If `folder` holds another training.
+        If `folder` holds another training, or another process goes on with this one.
     StorageError
         If `folder` cannot be written; the last state that could be stays.
     """
@@ -274,8 +274,8 @@ class _Loop:
             return
         if not is_elastic() or is_main():
             self.progress, self.best = on_main(lambda: run.restore(self.trainer, digest))
-        if is_main():
-            run.begin(self.trainer.model, digest)
+        # Whoever becomes the first later must know it too.
+        run.identity.setdefault("begun with", digest)
         if self.progress.step and not is_elastic():
             self.trainer.load_state(*broadcast_value(self.trainer.state()))
         self.best_digest = digest_weights(self.best) if self.best else ""
@@ -299,6 +299,11 @@ class _Loop:
     def _learn(self, commit: Callable[[], None]) -> None:
         """Go through the epochs from where the training is; `commit` keeps its state in memory."""
         self.commit = commit
+        if self.run is not None and not self.progress.finished:
+            turn = broadcast_value(self.run.last_turn() + 1)
+            if is_main():
+                self.run.take_turn(turn)
+                self.run.begin(self.trainer.model)
         if not self.progress.workers or self.progress.workers[-1][1] != size():
             self.progress.workers.append((self.progress.step, size()))
         while not self.progress.finished:

@@ -7,13 +7,13 @@ import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
-from dhlab.atomic import atomic_write_bytes, atomic_write_text, storage_error
+from dhlab.atomic import atomic_file, atomic_write_bytes, atomic_write_text, storage_error, sync
 from dhlab.errors import BadFileError, ConflictError, NotFoundError
-from dhlab.training.checkpoints import Progress, read_checkpoint, write_checkpoint
+from dhlab.training.checkpoints import Progress, pack_checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
     import os
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Interruption", "Run", "load_run", "save_batch"]
 
+# Holds the number of the last who began to write into the folder.
+TURN = "turn"
 ABOUT, METRICS, BEST, LAST, FAILED = (
     "run.json",
     "metrics.jsonl",
@@ -59,6 +61,7 @@ class Run:
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = Path(folder).expanduser()
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self.mine = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -103,11 +106,38 @@ class Run:
         trainer.load_state(tensors, extra)
         return progress, self._best() if progress.best_epoch else None
 
-    def begin(self, model: Model, digest: str) -> None:
-        """Write what the run is; `digest` names the weights that a new one begins with."""
-        self.identity.setdefault("begun with", digest)
+    def last_turn(self) -> int:
+        """Return the number of the last who began to write here; 0 if nobody has."""
+        try:
+            return int((self.folder / TURN).read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def take_turn(self, number: int) -> None:
+        """Be the only one who writes here from now on.
+
+        A worker may stop answering, be given up, and wake up when others have gone on with its training: then it can
+        write no more.
+
+        Parameters
+        ----------
+        number
+            One more than `last_turn`, found before the workers last agreed on who they are.
+
+        Raises
+        ------
+        ConflictError
+            If it is this worker that was given up.
+        """
+        self.mine = number
+        if self.last_turn() >= number:
+            self._give_up()
+        atomic_write_text(self.folder / TURN, f"{number}\n")
+
+    def begin(self, model: Model) -> None:
+        """Write what the run is."""
         about = self.identity | {"card": model.card.to_dict()}
-        atomic_write_text(self.folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        self._write(ABOUT, (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
 
     def save(self, trainer: Trainer, progress: Progress, *, best: str = "") -> None:
         """Write the state of a training.
@@ -125,22 +155,38 @@ class Run:
         ------
         StorageError
             If the disk is full; the last state that could be written stays.
+        ConflictError
+            If others have gone on with this training.
         """
         tensors, extra = trainer.state()
         extra |= {"weights": trainer.model.digest(), "best": best}
-        write_checkpoint(self.folder / LAST, tensors, progress=progress, run=self.identity, extra=extra)
+        self._write(LAST, pack_checkpoint(tensors, progress=progress, run=self.identity, extra=extra))
 
     def record(self, curve: Sequence[Mapping[str, Any]]) -> None:
         """Write the metrics so far, a JSON line per epoch."""
         lines = (json.dumps({k: None if v != v else v for k, v in row.items()}) for row in curve)
-        atomic_write_text(self.folder / METRICS, "".join(line + "\n" for line in lines))
+        self._write(METRICS, "".join(line + "\n" for line in lines).encode())
 
     def keep_best(self, model: Model, weights: Mapping[str, Tensor], epoch: int) -> None:
         """Write the best weights."""
         from safetensors.torch import save
 
         stored = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        atomic_write_bytes(self.folder / BEST, save(stored, {"model": model.card.name, "epoch": str(epoch)}))
+        self._write(BEST, save(stored, {"model": model.card.name, "epoch": str(epoch)}))
+
+    def _write(self, name: str, content: bytes) -> None:
+        with atomic_file(self.folder / name) as partial:
+            partial.write_bytes(content)
+            sync(partial)
+            # Between this look and the renaming nothing lies that takes time.
+            if self.last_turn() != self.mine:
+                self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        raise ConflictError(
+            f"others have gone on with the training in {self.folder} (turn {self.last_turn()}, this worker has "
+            f"{self.mine}): it was thought lost, or the same call was made again. Nothing of it is written any more."
+        )
 
     def _best(self) -> dict[str, Tensor]:
         from safetensors import SafetensorError

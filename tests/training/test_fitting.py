@@ -81,6 +81,7 @@ def test_learns_phantoms_and_chooses_by_validation(slides, tmp_path):
         "last.safetensors",
         "metrics.jsonl",
         "run.json",
+        "turn",
     ]
 
 

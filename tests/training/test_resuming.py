@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from dhlab.datasets import Dataset
-from dhlab.errors import BadFileError, StorageError
+from dhlab.errors import BadFileError, ConflictError, StorageError
 from dhlab.models import create_model
 from dhlab.training import fit
+from dhlab.training.run import Run
 
 KILLS = 20
 
@@ -131,6 +132,51 @@ def test_interrupted_by_hand(uninterrupted, tmp_path):
     assert (tmp_path / "last.safetensors").exists()
     model, report = train(tmp_path, model=model, checkpoint_minutes=60)
     assert (model.digest(), without_time(report)) == uninterrupted
+
+
+def test_who_was_given_up_and_wakes_up_writes_no_more(uninterrupted, tmp_path):
+    """One process stands still in the middle, as on a machine without contact; another goes on; the first wakes up."""
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_resuming import train
+
+def listen(event):
+    if event.kind == "step" and event.step == 5:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+train(Path({str(tmp_path)!r}), on_event=listen)
+"""
+    still = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    _, status = os.waitpid(still.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    model, report = train(tmp_path)
+    assert (model.digest(), without_time(report)) == uninterrupted
+    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    still.send_signal(signal.SIGCONT)
+    _, told = still.communicate(timeout=60)
+    assert still.returncode == 1
+    assert "ConflictError: others have gone on with the training" in told
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+def test_a_turn_that_was_taken_in_the_middle_of_a_write_stops_it(tmp_path, monkeypatch):
+    identity = {"settings": {}, "model": {}, "data": {}}
+    first, second = Run(tmp_path, identity), Run(tmp_path, identity)
+    first.take_turn(first.last_turn() + 1)
+    first.record([{"loss": 1.0}])
+    # Both found that the next turn is 2, as when the first stands still while its workers agree on who they are.
+    second.take_turn(2)
+    with pytest.raises(ConflictError, match="turn 2, this worker has 2"):
+        first.take_turn(2)
+    second.record([{"loss": 0.5}])
+    third = Run(tmp_path, identity)
+    monkeypatch.setattr("dhlab.training.run.sync", lambda _: third.take_turn(3))
+    with pytest.raises(ConflictError, match="turn 3, this worker has 2"):
+        second.record([{"loss": 0.25}])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"loss": 0.5}\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "turn"]
 
 
 @pytest.mark.slow
