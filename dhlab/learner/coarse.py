@@ -68,7 +68,8 @@ class Lesson:
         weights = torch.cat([torch.full((len(soft),), 1 / len(soft)), balance(hard) * SHARE_OF_STROKES])
         head = self.coarse.new_head(classes)
         features = torch.cat([self.rows.float(), self.coarse.of_pixels(strokes)])
-        teach(head, features, torch.cat([soft, hard]).clone(), weights=weights)
+        targets = torch.cat([soft, hard]).clone()
+        teach(head, features, targets, weights=weights, emphasis=self.coarse.net.emphasis)
         return head
 
 

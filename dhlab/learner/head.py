@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["teach"]
 
-# Chosen by Dice on strokes simulated on EBHI-Seg and DSB2018, beside linear models, other widths, stains' densities
-# instead of colours, and random forests (tests/benchmarks/annotation/strokes.py).
-MEMBERS, STEPS, RATE, DECAY, DROPPED = 4, 100, 0.04, 1e-2, 0.2
+# Chosen by Dice after simulated strokes, beside linear models, other widths, dropout, stains' densities instead of
+# colours, and random forests.
+MEMBERS, STEPS, RATE, DECAY = 4, 100, 0.04, 1e-2
 MOST_ROWS = 4096
 SEED = 0
 
 
-def teach(head: Perceptron, features: Tensor, targets: Tensor, *, weights: Tensor) -> None:
+def teach(
+    head: Perceptron, features: Tensor, targets: Tensor, *, weights: Tensor, emphasis: Tensor | None = None
+) -> None:
     """Train a perceptron and what it standardises by; the result depends on the arguments alone.
 
-    Groups of hidden units learn apart, each with other features left out at random, and are averaged at the end: an
-    ensemble that costs no more than one perceptron.
+    Groups of hidden units learn apart and are averaged at the end: an ensemble that costs no more than one perceptron.
 
     Parameters
     ----------
@@ -38,17 +39,20 @@ def teach(head: Perceptron, features: Tensor, targets: Tensor, *, weights: Tenso
         ``(N, classes)`` float32, how much of each class a row is, summing to 1.
     weights
         ``(N,)`` float32, how much each row counts.
+    emphasis
+        ``(F,)`` float32, how much each standardised feature counts; None takes all alike.
 
     References
     ----------
-    Breiman, "Bagging predictors", 1996; Ho, "The random subspace method for constructing decision forests", 1998.
+    Hansen and Salamon, "Neural network ensembles", 1990.
     """
     if len(features) > MOST_ROWS:
         chosen = torch.linspace(0, len(features) - 1, MOST_ROWS).long()
         features, targets, weights = features[chosen], targets[chosen], weights[chosen]
     each = weights / weights.sum()
     variance, mean = torch.var_mean(features, dim=0, correction=0)
-    standard = (features - mean) * (variance + head.standardise.eps).rsqrt()
+    emphasis = torch.ones_like(mean) if emphasis is None else emphasis
+    standard = (features - mean) * (variance + head.standardise.eps).rsqrt() * emphasis
     width, classes = head.hidden.out_features, head.last.out_features
     members = math.gcd(MEMBERS, width)
     shapes = {"hidden": (members, standard.shape[1], width // members), "last": (members, width // members, classes)}
@@ -68,9 +72,7 @@ def teach(head: Perceptron, features: Tensor, targets: Tensor, *, weights: Tenso
         for step in range(STEPS):
             for group in optimiser.param_groups:
                 group["lr"] = RATE * (1 - step / STEPS)
-            kept = torch.rand(members, standard.shape[1], 1, generator=generator) >= DROPPED
-            # Left out in the weights, which are fewer than the features.
-            first = (weight["hidden"] * kept / (1 - DROPPED)).movedim(0, 1).flatten(1)
+            first = weight["hidden"].movedim(0, 1).flatten(1)
             hidden = (standard @ first).reshape(len(standard), members, -1).movedim(1, 0) + bias["hidden"]
             logits = torch.baddbmm(bias["last"], torch.relu(hidden), weight["last"])
             losses = functional.cross_entropy(logits.reshape(-1, classes), wanted, reduction="none")
@@ -83,7 +85,7 @@ def teach(head: Perceptron, features: Tensor, targets: Tensor, *, weights: Tenso
     with torch.no_grad():
         head.standardise.running_mean.copy_(mean)
         head.standardise.running_var.copy_(variance)
-        head.hidden.weight.copy_(weight["hidden"].movedim(2, 1).flatten(0, 1))
+        head.hidden.weight.copy_(weight["hidden"].movedim(2, 1).flatten(0, 1) * emphasis)
         head.hidden.bias.copy_(bias["hidden"].flatten())
         head.last.weight.copy_(weight["last"].flatten(0, 1).T / members)
         head.last.bias.copy_(bias["last"].mean(0)[0])

@@ -224,8 +224,9 @@ class Learner:
                 torch.tensor([len(s.pixels) for s in samples if len(s.pixels)])
             )
             targets = functional.one_hot(rows, len(order)).float()
-            head = self._levels[0].new_head(len(order))
-            teach(head, features, targets, weights=balance(targets))
+            finest = self._levels[0]
+            head = finest.new_head(len(order))
+            teach(head, features, targets, weights=balance(targets), emphasis=finest.net.emphasis)
             taught.heads.append(head)
             self._samples = {s.key: self._samples[s.key] for s in strokes}
             self._known, self._taught = known, taught

@@ -121,7 +121,7 @@ def test_doubtful_places_come_first(learner: Learner, truth: np.ndarray) -> None
     heat = learner.heat.levels[0][...].astype(float) / 255
     doubts = doubt(heat)
     inside = [doubts[int(y0) : int(y1), int(x0) : int(x1)].mean() for y0, x0, y1, x1 in places.bounds]
-    assert np.mean(inside) > 2 * doubts.mean()
+    assert np.mean(inside) > 1.5 * doubts.mean()
     np.testing.assert_allclose(places.scores, 1 - np.array(inside), atol=0.02)
     centres = places.bounds[:, :2]
     assert len(np.unique(centres, axis=0)) == 6
