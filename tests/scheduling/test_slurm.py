@@ -144,6 +144,28 @@ def test_a_killed_worker_is_told(slurm) -> None:
     assert "a worker was ended by signal 9" in job.message
 
 
+def test_a_job_outlives_the_daemons_of_its_nodes(slurm, tmp_path) -> None:
+    """It ends while nobody on its node could say so, and is done when they are back."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    def work() -> str:
+        begun.touch()
+        while not go.exists():
+            time.sleep(0.05)
+        return "done"
+
+    job = dh.submit(work)
+    wait_for(begun.exists)
+    for node in ("n1", "n2"):
+        slurm.kill(f"slurmd-{node}", signal.SIGKILL)
+    go.touch()
+    assert job.result(60) == "done"
+    for node in ("n1", "n2"):
+        slurm.start_node(node)
+    slurm.wait_until_idle()
+    assert dh.jobs()[0].state == "done"
+
+
 def test_a_job_that_dies_at_its_start_is_told(slurm, tmp_path, monkeypatch) -> None:
     (tmp_path / "only_here.py").write_text("def call():\n    return 1\n")
     monkeypatch.syspath_prepend(tmp_path)
