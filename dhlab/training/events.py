@@ -72,6 +72,11 @@ class Event:
     score_name: str = ""
     seconds: float = 0.0
 
+    @property
+    def current(self) -> int:
+        """Number of the epoch in which it happened, from 1."""
+        return self.epoch + (self.kind == "step")
+
 
 Listener = Callable[[Event], None]
 
@@ -96,7 +101,7 @@ class TerminalBar:
         else:
             self.recent = [*self.recent, event.loss][-RECENT:]
         loss = np.mean(self.recent) if self.recent else event.loss
-        self.bar.set_postfix_str(f"epoch {event.epoch}, loss {loss:.3f}{self.score}", refresh=False)
+        self.bar.set_postfix_str(f"epoch {event.current}, loss {loss:.3f}{self.score}", refresh=False)
         self.bar.update(round(1000 * event.done) - self.bar.n)
 
 
@@ -126,7 +131,7 @@ class JobReport:
             rate=self.seen / spent,
             seconds_left=(1 - event.done) / pace if pace > 0 else None,
             loss=float(np.mean(self.recent)) if self.recent else event.loss,
-            text=f"epoch {event.epoch}" + ("" if score is None else f", {event.score_name} {score:.3f}"),
+            text=f"epoch {event.current}" + ("" if score is None else f", {event.score_name} {score:.3f}"),
         )
 
 
@@ -163,7 +168,7 @@ class NotebookPlot:
         import base64
 
         left = event.seconds / event.done * (1 - event.done) if event.done > 0 else 0.0
-        texts = [f"epoch {event.epoch}", f"loss {np.mean(self.recent) if self.recent else event.loss:.3f}"]
+        texts = [f"epoch {event.current}", f"loss {np.mean(self.recent) if self.recent else event.loss:.3f}"]
         if event.curve and event.score_name in event.curve[-1]:
             texts.append(f"{event.score_name} {event.curve[-1][event.score_name]:.3f}")
         texts.append(f"{self.seen / max(event.seconds, 1e-9):,.0f} samples/s")

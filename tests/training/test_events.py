@@ -54,6 +54,7 @@ def test_terminal_bar(capsys):
     shown = capsys.readouterr().err
     assert "100%" in shown
     assert "balanced accuracy" in shown
+    assert "epoch 0" not in shown
     assert "epoch 2" in shown
 
 
