@@ -446,7 +446,7 @@ def run_elastic(
     import horovod.torch.elastic
     from horovod.common.elastic import State
 
-    class Kept(State):  # type: ignore[misc] # untyped
+    class Kept(State):  # type: ignore[misc] # Horovod has no types
         def save(self) -> None:
             self.kept = keep()
 

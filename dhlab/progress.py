@@ -97,7 +97,7 @@ def progress_bar(
 
         return Told(total=total, disable=True)
 
-    class Reported(tqdm):  # type: ignore[type-arg]
+    class Reported(tqdm):  # type: ignore[type-arg] # as above
         """Tells the table of jobs too."""
 
         def update(self, n: float | None = 1) -> bool | None:

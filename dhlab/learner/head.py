@@ -78,7 +78,7 @@ def teach(
             losses = functional.cross_entropy(logits.reshape(-1, classes), wanted, reduction="none")
             loss = (losses.reshape(members, -1) * each).sum()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
             optimiser.step()
     assert head.standardise.running_mean is not None
     assert head.standardise.running_var is not None

@@ -168,10 +168,10 @@ def _replace_stem(net: nn.Module, channels: int) -> None:
         channels,
         old.out_channels,
         # torch types these as tuples of any length, and takes pairs.
-        kernel_size=old.kernel_size,  # type: ignore[arg-type]
-        stride=old.stride,  # type: ignore[arg-type]
-        padding=old.padding,  # type: ignore[arg-type]
-        dilation=old.dilation,  # type: ignore[arg-type]
+        kernel_size=old.kernel_size,  # type: ignore[arg-type] # see above
+        stride=old.stride,  # type: ignore[arg-type] # see above
+        padding=old.padding,  # type: ignore[arg-type] # see above
+        dilation=old.dilation,  # type: ignore[arg-type] # see above
         bias=old.bias is not None,
     )
     nn.init.normal_(new.weight, std=float(old.weight.detach().std()) * (old.in_channels / channels) ** 0.5)

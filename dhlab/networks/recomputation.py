@@ -87,7 +87,7 @@ class Recomputation(AbstractContextManager["Recomputation"]):
     def __exit__(self, *_: object) -> None:
         self()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # torch gives it no types
     def _begin(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not torch.is_grad_enabled():
             return
@@ -102,7 +102,7 @@ class Recomputation(AbstractContextManager["Recomputation"]):
 
 
 # A compiler would trace the second pass too, and count the batch twice: these parts run as they are.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch gives it no types
 def _forward_again(module: nn.Module, *inputs: Any, **options: Any) -> Any:
     """Run a module's own forward method, keeping its inputs only."""
     run = type(module).forward

@@ -115,7 +115,7 @@ class _CleanJob(SLURMJob):
     """A worker's job, without what the notebook's own job left in the environment."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)  # type: ignore[no-untyped-call]
+        super().__init__(*arguments, **keywords)  # type: ignore[no-untyped-call] # Dask has no types
         left_out = sorted(set(env.copy_environment()) - set(env.job_environment()))
         self.submit_command = shlex.join(["env", *(f"--unset={name}" for name in left_out), "sbatch"])
 

@@ -92,7 +92,7 @@ class Launch:
         return {"folder": self.folder, "parts": self.parts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc] # an object anew is what pickle makes here
 
     def _wait_for(self, request: Request) -> None:
         for place in request.after:

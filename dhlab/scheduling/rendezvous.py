@@ -11,7 +11,7 @@ from horovod.runner.util.threads import in_thread
 __all__ = ["Rendezvous"]
 
 
-class Rendezvous(RendezvousServer):  # type: ignore[misc] # untyped
+class Rendezvous(RendezvousServer):  # type: ignore[misc] # Horovod has no types
     """Horovod's rendezvous server. Its own listens on every network and believes whoever asks.
 
     Parameters
@@ -52,7 +52,7 @@ class Rendezvous(RendezvousServer):  # type: ignore[misc] # untyped
 def _guarded(handler: Any, secret: str) -> Any:
     """Return a handler that answers only requests whose path begins with a secret."""
 
-    class Guarded(handler):  # type: ignore[misc] # untyped
+    class Guarded(handler):  # type: ignore[misc] # Horovod has no types
         path: str
 
         def parse_request(self) -> bool:

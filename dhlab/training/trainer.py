@@ -150,7 +150,7 @@ class Trainer:
         self.class_weights = weights.to(self.device)
         model.to(self.device)
         if len(model.card.window_axes) == 2:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch types it for tensors alone
         still = () if self.settings.body_rate else ("body",)
         self.learned_before = freeze_parts(model.net, (*self.settings.freeze, *still))
         self.norms, self.undo_sharing = share_norms(model.net) if is_shared() else ([], lambda: None)
@@ -212,7 +212,7 @@ class Trainer:
             if self.settings.reduction == "adasum":
                 # Not this worker's part of the whole gradient, but its own: Adasum is an average where they agree.
                 loss = loss * self.loader.world
-            self.scaler.scale(loss / together).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss / together).backward()  # type: ignore[no-untyped-call] # torch gives it no types
         self.stepped = batch.number - first + 1 == together
         if self.stepped:
             self._step(batch)

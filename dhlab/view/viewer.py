@@ -140,6 +140,7 @@ class Viewer(traitlets.HasTraits):
         If there is no scan, a thing is neither scan nor annotations, or units cannot be converted.
     """
 
+    # A trait is a value of its type for whoever reads it, which its declaration cannot say.
     layers: tuple[Layer, ...] = traitlets.Tuple(read_only=True)  # type: ignore[assignment]
     center: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment]
         traitlets.Float(), traitlets.Float(), default_value=None, allow_none=True

@@ -25,7 +25,7 @@ class DashboardHandler(LocalProxyHandler):  # type: ignore[misc] # jupyter-serve
         if not self._finished:
             await self.find()
 
-    @authorized("execute")  # type: ignore[untyped-decorator]
+    @authorized("execute")
     async def find(self) -> None:
         """Take the socket that belongs to the name."""
         place = socket_of(self.path_args[0])

@@ -76,7 +76,7 @@ class DesktopPage(JupyterHandler):
         self.access = access
 
     @web.authenticated
-    @authorized(action="execute")  # type: ignore[untyped-decorator]
+    @authorized(action="execute")
     def get(self) -> None:
         """Send jupyter-remote-desktop-proxy's own page; the file that ``?path=`` names is opened in napari."""
         if find_spec("jupyter_remote_desktop_proxy") is None:

@@ -192,7 +192,7 @@ class DocumentHandler(Handler):
     """``POST dhlab/documents/{token}``: edit a document, or ask something of it."""
 
     @web.authenticated
-    @authorized("write")  # type: ignore[untyped-decorator]
+    @authorized("write")
     async def post(self, token: str) -> None:
         """Answer what `dhlab.view.editing.Editor.answer` gives; an edit is on the disk by then."""
         opened = self.document(token)

@@ -117,7 +117,7 @@ class ScansHandler(Handler):
     """``POST dhlab/scans``: open a scan, annotations or a document, and give a token for its tiles or shapes."""
 
     @web.authenticated
-    @authorized("read")  # type: ignore[untyped-decorator]
+    @authorized("read")
     async def post(self) -> None:
         """Answer ``{"token", "expires", "layer"}``."""
         path, stamp, on, drawn_in = self._wanted()

@@ -46,7 +46,7 @@ class JobsHandler(JobHandler):
     """``GET dhlab/jobs?most=``: the latest jobs."""
 
     @web.authenticated
-    @authorized("execute")  # type: ignore[untyped-decorator]
+    @authorized("execute")
     async def get(self) -> None:
         """Answer ``{"jobs": [what `Job.to_dict` returns]}``."""
         most = self.count("most", MOST_JOBS, MOST_JOBS)
@@ -57,7 +57,7 @@ class LogHandler(JobHandler):
     """``GET dhlab/jobs/{id}/log?lines=&worker=``: the end of what a worker printed."""
 
     @web.authenticated
-    @authorized("execute")  # type: ignore[untyped-decorator]
+    @authorized("execute")
     async def get(self, job: str) -> None:
         """Answer ``{"text"}``."""
         lines, worker = self.count("lines", 100, MOST_LINES), self.count("worker", 0, 1_000_000)
@@ -68,7 +68,7 @@ class OrderHandler(JobHandler):
     """``POST dhlab/jobs/{id}/cancel`` and ``…/resume``."""
 
     @web.authenticated
-    @authorized("execute")  # type: ignore[untyped-decorator]
+    @authorized("execute")
     async def post(self, job: str, order: str) -> None:
         """Answer the job as it is then, as `Job.to_dict` returns it."""
         await self.answer(lambda: _obey(_jobs()[job], order))

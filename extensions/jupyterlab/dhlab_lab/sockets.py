@@ -19,7 +19,7 @@ def without_delay(connection: type[Any]) -> type[Any]:
         Class of the connection, as the server's setting ``kernel_websocket_connection_class`` names it.
     """
 
-    class PromptConnection(connection):  # type: ignore[misc]
+    class PromptConnection(connection):  # type: ignore[misc] # the server has no types
         def connect(self) -> Any:
             self.websocket_handler.set_nodelay(True)
             return super().connect()
