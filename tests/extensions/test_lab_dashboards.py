@@ -7,7 +7,7 @@ import stat
 import httpx
 import psutil
 import pytest
-from servers import PEOPLE
+from servers import PEOPLE, listening
 
 pytest.importorskip("distributed", reason="needs Dask distributed (the extra 'jobs')")
 pytest.importorskip("bokeh", reason="needs bokeh (the extra 'jobs')")
@@ -23,17 +23,23 @@ from dhlab.scheduling.request import Request
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Give the folder of a cohort whose worker waits."""
+    """Give the folder of a cohort whose worker waits, and the ports it opened."""
     folder = tmp_path_factory.mktemp("dashboards")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DHLAB_JOBS", str(folder / "jobs"))
         request = Request(id="", name="cohort", call="", cluster="local", workers=1)
+        before = find_ports()
         with start_workers(request, folder / "cohort", dashboard=True):
-            yield folder / "cohort"
+            yield folder / "cohort", find_ports() - before
+
+
+def find_ports() -> set[tuple[str, int]]:
+    """Find where this process and its children listen: what other tests left running too."""
+    return set(listening([psutil.Process(), *psutil.Process().children(recursive=True)]))
 
 
 def test_the_owner_sees_the_pages_and_nobody_else(start_server, cohort, tmp_path) -> None:
-    (dashboard,) = find_dashboards(cohort)
+    (dashboard,) = find_dashboards(cohort[0])
     page = f"dhlab/dask/{dashboard.name}"
     (tmp_path / "root").mkdir()
     with start_server(tmp_path / "root", tmp_path, PEOPLE) as server, server.named("anna") as anna:
@@ -53,21 +59,15 @@ def test_the_owner_sees_the_pages_and_nobody_else(start_server, cohort, tmp_path
 
 
 def test_others_of_the_machine_find_nothing(cohort) -> None:
-    place = socket_of(find_dashboards(cohort)[0].name)
+    folder, ports = cohort
+    place = socket_of(find_dashboards(folder)[0].name)
     assert stat.S_IMODE(place.stat().st_mode) == 0o600
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
-    processes = (psutil.Process(), *psutil.Process().children(recursive=True))
-    listening = [
-        connection.laddr
-        for process in processes
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert {where.ip for where in listening} == {"127.0.0.1"}
-    for where in listening:
+    assert {address for address, _ in ports} == {"127.0.0.1"}
+    for address, port in ports:
         for page in ("status", "info/main/workers.html"):
             with pytest.raises((httpx.TransportError, httpx.HTTPStatusError)):
-                httpx.get(f"http://127.0.0.1:{where.port}/{page}", timeout=5).raise_for_status()
+                httpx.get(f"http://{address}:{port}/{page}", timeout=5).raise_for_status()
 
 
 def test_pages_end_with_their_cluster(tmp_path, monkeypatch) -> None:

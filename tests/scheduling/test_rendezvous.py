@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from servers import listening
 
 import dhlab as dh
 from dhlab import distributed
@@ -93,12 +94,6 @@ def test_horovods_own_client_is_let_in(server) -> None:
     place = [server.variables()[f"HOROVOD_GLOO_RENDEZVOUS_{part}"] for part in ("ADDR", "PORT")]
     put_data_into_kvstore(*place, "scope", "key", {"a": 1})
     assert read_data_from_kvstore(*place, "scope", "key") == {"a": 1}
-
-
-def listening(processes: list[psutil.Process]) -> list[tuple[str, int]]:
-    """Return address and port of all sockets on which some processes listen."""
-    connections = [one for process in processes for one in process.net_connections("tcp")]
-    return [tuple(one.laddr) for one in connections if one.status == psutil.CONN_LISTEN]
 
 
 def send_unsigned(address: str, port: int, path: Path) -> None:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 EXTENSION = ROOT / "extensions" / "jupyterlab"
 PREFIX = "/research/lab/"
@@ -54,6 +56,12 @@ class Jupyter:
     def port(self) -> int:
         """Its port."""
         return int(self.url.split(":")[2].partition("/")[0])
+
+
+def listening(processes: Sequence[psutil.Process]) -> list[tuple[str, int]]:
+    """Return address and port of all sockets on which some processes listen."""
+    connections = [one for process in processes for one in process.net_connections("tcp")]
+    return [tuple(one.laddr) for one in connections if one.status == psutil.CONN_LISTEN]
 
 
 def free_ports(count: int) -> list[int]:
