@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 
+import numpy as np
 import pytest
 from servers import PEOPLE
+from waiting import wait_for
+
+import dhlab as dh
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
 from dhlab.scheduling import jobs, submit
-
-
-def wait_for(condition, seconds: float = 30):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.1)
-    return value
 
 
 def test_a_job_is_listed_read_stopped_and_begun_again_by_who_may_run_code(start_server, tmp_path, monkeypatch) -> None:
@@ -30,7 +28,7 @@ def test_a_job_is_listed_read_stopped_and_begun_again_by_who_may_run_code(start_
             print("on the way", flush=True)
             time.sleep(60)
 
-        job = submit(work, cluster="local")
+        job = submit(work, cluster="local", name="größe")
         wait_for(lambda: job.state == "running" and job.log() == "on the way")
         (listed,) = person.get("dhlab/jobs").json()["jobs"]
         assert (listed["id"], listed["state"], listed["workers"]) == (job.id, "running", 1)
@@ -42,6 +40,8 @@ def test_a_job_is_listed_read_stopped_and_begun_again_by_who_may_run_code(start_
         assert person.post(f"dhlab/jobs/{job.id}/cancel").json()["state"] == "cancelled"
         for address, status in {
             "dhlab/jobs/nothing/log": 404,
+            "dhlab/jobs/..%2F..%2Froot/log": 404,
+            "dhlab/jobs/%FF/log": 400,
             f"dhlab/jobs/{job.id}/log?lines=-1": 400,
             "dhlab/jobs?most=many": 400,
         }.items():
@@ -56,3 +56,36 @@ def test_a_job_is_listed_read_stopped_and_begun_again_by_who_may_run_code(start_
                 assert nobody.get(f"dhlab/jobs/{job.id}/log").status_code in (302, 403)
                 assert nobody.post(f"dhlab/jobs/{job.id}/resume").status_code in (302, 403)
         assert job.state == "cancelled"
+
+
+def test_a_cluster_that_does_not_answer_keeps_no_slide_closed(start_server, tmp_path, monkeypatch) -> None:
+    go, asked = tmp_path / "go", tmp_path / "asked"
+    programs = {
+        "sbatch": "echo Submitted batch job 17",
+        "scontrol": "true",
+        "squeue": f"touch {asked}; until [ -e {go} ]; do sleep 0.1; done",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, does in programs.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("DHLAB_JOBS", str(tmp_path / "jobs"))
+    submit(int, "7", cluster="slurm")
+    (tmp_path / "root").mkdir()
+    dh.save(dh.Scan.from_array(np.zeros((8, 8, 3), np.uint8), "yxc"), tmp_path / "root" / "slide.png")
+    with start_server(tmp_path / "root", tmp_path) as server, server.person() as person:
+        found: list[int] = []
+        panels = [threading.Thread(target=lambda: found.append(person.get("dhlab/jobs").status_code)) for _ in range(4)]
+        for panel in panels:
+            panel.start()
+        try:
+            wait_for(asked.exists)
+            person.open_scan("slide.png")
+            assert not found
+        finally:
+            go.touch()
+            for panel in panels:
+                panel.join()
+        assert found == [200] * 4

@@ -18,7 +18,7 @@ def test_work_that_is_cancelled_before_its_turn_is_not_done() -> None:
 
     async def run() -> None:
         workers = Workers(1, most_waiting=10)
-        first = workers.submit(lambda: gate.wait(10))
+        first = workers.submit(lambda: gate.wait(60))
         others = [workers.submit(lambda n=n: done.append(n)) for n in range(4)]
         await asyncio.sleep(0.01)
         for other in others[1:3]:
@@ -37,7 +37,7 @@ def test_a_full_queue_refuses_and_then_takes_again() -> None:
 
     async def run() -> None:
         workers = Workers(2, most_waiting=5)
-        waiting = [workers.submit(lambda: gate.wait(10)) for _ in range(5)]
+        waiting = [workers.submit(lambda: gate.wait(60)) for _ in range(5)]
         for _ in range(3):
             with pytest.raises(Refused) as error:
                 workers.submit(lambda: True)
@@ -68,16 +68,18 @@ def test_errors_reach_whoever_asked() -> None:
     asyncio.run(run())
 
 
-def test_files_that_open_slowly_hold_no_tile_up() -> None:
+def test_a_slow_disk_holds_no_tile_up_and_a_slow_cluster_no_slide() -> None:
     gate = threading.Event()
 
     async def run() -> None:
         workers = Workers(1, most_waiting=100)
-        opening = [workers.submit(lambda: gate.wait(10), opening=True) for _ in range(20)]
+        asking = [workers.submit(lambda: gate.wait(60), pool="jobs") for _ in range(20)]
+        assert await workers.submit(lambda: "slide", pool="files") == "slide"
+        opening = [workers.submit(lambda: gate.wait(60), pool="files") for _ in range(20)]
         assert await workers.submit(lambda: "tile") == "tile"
-        assert not any(future.done() for future in opening)
+        assert not any(future.done() for future in (*asking, *opening))
         gate.set()
-        await asyncio.gather(*opening)
+        await asyncio.gather(*asking, *opening)
         workers.close()
 
     asyncio.run(run())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from dhlab.view.tiles import Style, TileRequest
     from dhlab_lab.documents import Documents, OpenDocument
-    from dhlab_lab.workers import Workers
+    from dhlab_lab.workers import Pool, Workers
 
 __all__ = ["HANDLERS", "ScansHandler", "ShapesHandler", "TileHandler", "ValuesHandler"]
 
@@ -87,9 +87,9 @@ class Handler(APIHandler):
             raise Refused(410, "the server does not know this document any more. Open it again.")
         return opened
 
-    async def work(self, work: Callable[[], Value], *, opening: bool = False) -> Value:
+    async def work(self, work: Callable[[], Value], *, pool: Pool = "tiles") -> Value:
         """Do something slow in another thread, unless whoever asked has left before its turn."""
-        future = self.workers.submit(work, opening=opening)
+        future = self.workers.submit(work, pool=pool)
         self._works.add(future)
         try:
             with refusals():
@@ -127,7 +127,7 @@ class ScansHandler(Handler):
             )
         else:
             work = partial(self._open, path, stamp, on)
-        number, scene = await self.work(work, opening=True)
+        number, scene = await self.work(work, pool="files")
         token, expires = self.access.sign(self.user, number)
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"token": token, "expires": expires, "layer": scene}))
@@ -185,7 +185,8 @@ class ViewHandler(Handler):
         number = self.access.verify(self.user, token)
         view = self.views.fresh(number)
         if view is None:
-            view = await self.work(partial(self.views.reopen, number), opening=number not in self.views)
+            opened = number in self.views
+            view = await self.work(partial(self.views.reopen, number), pool="tiles" if opened else "files")
         return view
 
     def is_known(self, asked: object) -> bool:

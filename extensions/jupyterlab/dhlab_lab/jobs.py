@@ -30,7 +30,7 @@ class JobHandler(Handler):
 
     async def answer(self, work: Callable[[], Any]) -> None:
         """Answer what `work` returns, which may wait for a cluster."""
-        found = await self.work(partial(_translated, work), opening=True)
+        found = await self.work(partial(_translated, work), pool="jobs")
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(found))
 
@@ -102,7 +102,8 @@ def _translated(work: Callable[[], Any]) -> Any:
         raise Refused(501, str(error)) from error
 
 
-ID = r"([\w.-]{1,200})"
+# A page escapes what is not ASCII, and the pattern sees it so.
+ID = r"([^/]+)"
 HANDLERS = (
     (r"dhlab/jobs", JobsHandler),
     (rf"dhlab/jobs/{ID}/log", LogHandler),
