@@ -769,9 +769,12 @@ def _follow(reference: weakref.ref[Document], ended: threading.Event) -> None:
         document = reference()
         if document is None:
             return
-        # It is tried again; whoever edits or closes is told.
-        with suppress(DHLabError, DHLabWarning, OSError):
+        try:
             document._look()
+        except (DHLabError, DHLabWarning, OSError):
+            pass  # it is tried again; whoever edits or closes is told
+        except Exception as error:  # noqa: BLE001 - told once; what comes later must still be saved
+            warnings.warn(f"{document.path} could not be saved or read: {error!r}.", DHLabWarning, stacklevel=1)
         del document
 
 

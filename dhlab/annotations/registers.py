@@ -85,18 +85,22 @@ class State:
 
     def merge(self, edit: Edit, changes: Iterable[Change]) -> tuple[list[str], bool]:
         """Write what an edit changed; return the ids of its objects, and whether it changed classes."""
-        ids, classes, given = [], False, len(self._given)
+        ids, classes = [], False
+        named: set[str] = set()
         for change in changes:
             if change.kind == "object":
                 after = pack_fields(change.after)
                 self.objects.write(change.key, after, edit.stamp)
                 ids.append(change.key)
                 if name := after.get(CLASS):
-                    self._given.add(name)
+                    named.add(name)
             else:
                 self.classes.write(change.key, change.after, edit.stamp)
                 classes = True
-        if classes or len(self._given) > given:
+        self._given |= named
+        # A class that was removed comes back with an object that has it.
+        classes |= not named <= (self._labels or {}).keys()
+        if classes:
             self._labels = None
         return ids, classes
 
@@ -106,7 +110,8 @@ class State:
         if missing := self._given - found.keys():
             used = {fields.get(CLASS) for fields in self.objects.present().values()}
             for name in sorted(missing & used):
-                found[name] = {"color": class_color(len(found))}
+                last = self.classes.values.get(name, {})
+                found[name] = {"color": last.get("color") or class_color(len(found))}
         return found
 
     def labels(self) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,16 +17,28 @@ import dhlab as dh
 from dhlab.annotations import Document
 from dhlab.annotations.edits import Edit
 from dhlab.annotations.registers import State
+from dhlab.errors import DHLabWarning
 
 EDITS = 10_000
 CLASSES = ("tumour", "stroma", "necrosis", None)
+# How often each is done; what concerns a whole class changes thousands of objects at once.
+ACTIONS = {"add": 3, "class": 2, "move": 2, "review": 1, "comment": 1, "remove": 1, "undo": 1}
+ACTIONS |= {"set class": 0.05, "rename class": 0.05, "remove class": 0.05}
 
 
 def edit_at_random(document: Document, ids: list[str], rng: random.Random) -> None:
     """Do one of everything that a person can do, to objects that may have been removed by the other one."""
-    action = rng.choice(["add", "add", "add", "class", "class", "move", "move", "review", "comment", "remove", "undo"])
+    action = rng.choices([*ACTIONS], [*ACTIONS.values()])[0]
     there = [key for key in rng.sample(ids, min(3, len(ids))) if document.feature(key) is not None]
-    if action == "add" or not there:
+    if action.endswith(" class"):
+        (name, other), known = rng.sample(CLASSES[:-1], 2), {one.name for one in document.classes}
+        if action == "set class":
+            document.set_class(name, color=tuple(rng.randbytes(3)))
+        elif action == "remove class" and name in known:
+            document.remove_class(name, to=other)
+        elif action == "rename class" and name in known and other not in known:
+            document.rename_class(name, other)
+    elif action == "add" or not there:
         x, y = rng.randrange(600), rng.randrange(800)
         edit = document.add(shapely.box(x, y, x + 5, y + 7), rng.choice(CLASSES))
         ids += edit.objects
@@ -145,3 +159,47 @@ def test_annotations_follow_edits_one_by_one_as_they_do_all_at_once(scan, place:
             assert (one.class_name, one.color, one.extras) == (other.class_name, other.color, other.extras)
             assert one.geometry.equals(other.geometry)
         assert step.parent == scan.as_parent()
+
+
+@pytest.mark.parametrize("whose", ["one's own", "another's"])
+def test_a_class_that_was_removed_comes_back_with_an_object_that_has_it(scan, place: Path, whose: str) -> None:
+    with Document.open(scan, place, "anna") as anna, Document.open(scan, place, "ben") as ben:
+        anna.set_class("tumour", color=(1, 2, 3))
+        (key,) = anna.add(shapely.box(0, 0, 5, 5), "tumour").objects
+        ben.poll()
+        edit = anna.remove(key)
+        anna.remove_class("tumour")
+        assert not anna.annotations.class_names
+        before = anna.revision
+        if whose == "one's own":
+            anna.revert(edit)
+        else:
+            ben.add(shapely.box(9, 9, 15, 15), "tumour")
+        anna.poll()
+        assert anna.changes_since(before).classes
+        assert [(one.class_name, one.color) for one in anna.annotations] == [("tumour", (1, 2, 3))]
+        ben.poll()
+        assert contents(anna) == contents(ben)
+    assert len(Document.open(scan, place)) == 1
+
+
+def test_a_fault_while_saving_is_told_and_does_not_end_the_saving(scan, place: Path, monkeypatch) -> None:
+    with Document.open(scan, place) as document:
+        failed = threading.Event()
+
+        def fail(pause: float) -> None:
+            failed.set()
+            raise KeyError("tumour")
+
+        def fail_once() -> None:
+            monkeypatch.setattr(document, "_save", fail)
+            document.add(shapely.Point(1, 1))
+            assert failed.wait(10)
+            monkeypatch.undo()
+            end = time.monotonic() + 10
+            while not place.exists() and time.monotonic() < end:
+                time.sleep(0.02)
+
+        with pytest.warns(DHLabWarning, match=r"could not be saved or read: KeyError\('tumour'\)"):
+            fail_once()
+        assert place.exists()
