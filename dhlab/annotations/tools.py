@@ -6,8 +6,6 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import shapely
-
 from dhlab.annotations import drawing
 from dhlab.annotations.checking import to_geometry_bytes
 from dhlab.annotations.coordinates import object_array
@@ -38,7 +36,7 @@ class Stroke:
         ``(N, 2)`` positions (x, y) in level-0 pixels.
     objects
         Ids of the objects that it is meant for; none: the brush and the wand make a new one, the eraser takes from
-        every polygon that it touches.
+        every polygon that it touches. Eraser and hole pass over points and lines, split over what is not cut.
     radius
         Of brush and eraser, in level-0 pixels.
     tolerance
@@ -121,19 +119,31 @@ def _wand(document: Document, stroke: Stroke) -> list[Change]:
 
 def _erase(document: Document, stroke: Stroke) -> list[Change]:
     rubber = drawing.stroke(stroke.path, stroke.radius)
-    objects = stroke.objects or [key for key in document.touching(rubber) if _is_areal(document, key)]
-    olds = document.geometries(objects)
+    shapes = _areal(document, stroke.objects or document.touching(rubber))
     return [
         _changed(key, drawing.erase(old, stroke.path, stroke.radius))
-        for key, old in zip(objects, olds, strict=True)
+        for key, old in shapes.items()
         if old.intersects(rubber)
     ]
 
 
+def _cut_hole(document: Document, stroke: Stroke) -> list[Change]:
+    shapes = _areal(document, stroke.objects)
+    if not shapes:
+        raise BadValueError("points and lines alone; expected a polygon to cut a hole into.")
+    return [_changed(key, drawing.cut_hole(old, stroke.path)) for key, old in shapes.items()]
+
+
 def _split(document: Document, stroke: Stroke) -> list[Change]:
     changes = []
+    uncut = None
     for key, old in zip(stroke.objects, document.geometries(stroke.objects), strict=True):
-        first, *others = drawing.split(old, stroke.path)
+        try:
+            first, *others = drawing.split(old, stroke.path)
+        except BadValueError as error:
+            # The line may touch one object more than it cuts.
+            uncut = error
+            continue
         kept = {
             name: value
             for name, value in document.fields(key).items()
@@ -143,6 +153,8 @@ def _split(document: Document, stroke: Stroke) -> list[Change]:
         changes += [
             Change("object", str(uuid.uuid4()), {}, kept | _shape(piece) | {"exists": True}) for piece in others
         ]
+    if uncut is not None and not changes:
+        raise uncut
     return changes
 
 
@@ -170,7 +182,7 @@ TOOLS: dict[str, Callable[[Document, Stroke], list[Change]]] = {
     "merge": _merge,
     "simplify": _each(lambda old, stroke: drawing.simplify(old, stroke.tolerance)),
     "fill": _each(lambda old, _: drawing.fill_holes(old)),
-    "hole": _each(lambda old, stroke: drawing.cut_hole(old, stroke.path)),
+    "hole": _cut_hole,
 }
 
 
@@ -187,5 +199,7 @@ def _changed(key: str, geometry: BaseGeometry | None) -> Change:
     return Change("object", key, {}, {"exists": False} if geometry is None else _shape(geometry))
 
 
-def _is_areal(document: Document, key: str) -> bool:
-    return bool(shapely.area(document.geometries([key]))[0] > 0)
+def _areal(document: Document, objects: Sequence[str]) -> dict[str, BaseGeometry]:
+    """Return the geometries of those objects that are polygons: points and lines lie under strokes, too."""
+    shapes = dict(zip(objects, document.geometries(objects), strict=True))
+    return {key: shape for key, shape in shapes.items() if shape.geom_type.endswith("Polygon")}

@@ -139,6 +139,24 @@ def test_the_tools_draw_what_their_names_say(editor: Editor, document: dh.Docume
     assert [edit.tool for edit in document.history("w")] == ["wand"]
 
 
+def test_tools_pass_over_what_lies_under_a_stroke_and_is_not_meant(editor: Editor) -> None:
+    drawn = {"box": BOX, "point": shapely.Point(50, 30), "line": shapely.LineString([(0, 30), (90, 30)])}
+    drawn["grazed"] = shapely.box(120, 0, 200, 60)
+    apply(editor, *(creation(key, geometry) for key, geometry in drawn.items()))
+    objects = list(drawn)
+    assert shapes(draw(editor, "eraser", [[50, 30]], radius=5, objects=objects)).keys() == {"box"}
+    ring = [[80, 20], [90, 20], [90, 30]]
+    assert len(shapes(draw(editor, "hole", ring, objects=["point", "box", "line"]))["box"].interiors) == 2
+    pieces = shapes(draw(editor, "split", [[0, 50], [140, 50]], objects=["box", "grazed", "point"]))
+    assert len(pieces) == 2
+    assert "box" in pieces
+    assert draw(editor, "eraser", [[50, 30]], radius=5, objects=["point"])["edit"] is None
+    with pytest.raises(BadValueError, match="expected a polygon to cut"):
+        draw(editor, "hole", ring, objects=["point", "line"])
+    with pytest.raises(BadValueError, match="from edge to edge"):
+        draw(editor, "split", [[0, 50], [140, 50]], objects=["grazed", "point"])
+
+
 def test_an_eraser_without_objects_takes_from_all_polygons_and_removes_what_is_gone(editor: Editor) -> None:
     drawn = {"small": shapely.box(40, 40, 44, 44), "large": BOX, "far": shapely.box(500, 500, 510, 510)}
     drawn["line"] = shapely.LineString([(0, 0), (100, 100)])
