@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from dhlab.atomic import is_alive, process_identity
 from dhlab.errors import BadValueError, SchedulerError
+from dhlab.scheduling.heartbeat import is_beating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,25 +92,36 @@ class Local:
 
         executor = submitit.LocalExecutor(folder.path, max_num_timeout=request.max_requeues)
         minutes = request.minutes if request.minutes is not None else DAYS_WITHOUT_LIMIT * 1440
-        executor.update_parameters(timeout_min=minutes, signal_delay_s=request.signal_s, stderr_to_stdout=True)
+        wait = shlex.join([sys.executable, "-m", "dhlab.scheduling.waiting", str(folder.path)])
+        executor.update_parameters(
+            timeout_min=minutes,
+            signal_delay_s=request.signal_s,
+            stderr_to_stdout=True,
+            # A shell that traps something stays: by its number submitit knows the job.
+            setup=["trap : EXIT", wait] if request.after else [],
+        )
         return process_identity(int(executor.submit(launches[0]).job_id))
 
     def look(self, folder: JobFolder, number: str) -> Sight:
         """Return whether the watching process lives, or the one that it started."""
-        attempts = folder.attempts()
-        if attempts and is_alive(attempts[-1]["process"]) is not False:
+        attempts, alive = folder.attempts(), is_alive(number)
+        if alive is None:
+            # Of another machine, or of this one before it was started again.
+            begun = "running" if attempts else "queued"
+            return Sight(begun if is_beating(folder.job.path) else "ended")
+        if attempts and is_alive(attempts[-1]["process"]):
             return Sight("running")
-        return Sight("ended" if is_alive(number) is False else "queued")
+        return Sight("queued" if alive else "ended")
 
     def cancel(self, folder: JobFolder, number: str) -> None:
         """Ask every process of the job to stop, and end those that have not after ten seconds."""
-        known = (number, *(attempt["process"] for attempt in folder.attempts()))
-        if any(is_alive(process) is None for process in known):
+        if is_alive(number) is None:
             raise SchedulerError(f"the job runs on another machine ({number}). Cancel it there.")
+        known = (number, *(attempt["process"] for attempt in folder.attempts()))
         for kind in (signal.SIGTERM, signal.SIGKILL):
-            groups = {os.getpgid(int(process.split("-")[1])) for process in known if is_alive(process)}
-            for group in groups:
-                os.killpg(group, kind)
+            for group in _groups(known):
+                with suppress(ProcessLookupError):
+                    os.killpg(group, kind)
             deadline = time.monotonic() + SECONDS_TO_STOP
             while self.look(folder, number).state != "ended" and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -274,6 +287,15 @@ def explain_refusal(message: str, request: Request) -> Exception:
             f"({request.nodes} nodes asked for). Slurm has:\n{nodes}"
         )
     return BadValueError(f"the job was refused: {said}")
+
+
+def _groups(processes: Iterable[str]) -> set[int]:
+    """Return the groups of those processes that live; one may end while we ask."""
+    found = set()
+    for process in filter(is_alive, processes):
+        with suppress(ProcessLookupError):
+            found.add(os.getpgid(int(process.split("-")[1])))
+    return found
 
 
 def _rows(text: str, columns: int) -> Iterable[list[str]]:

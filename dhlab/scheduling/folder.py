@@ -61,6 +61,11 @@ class JobFolder:
             )
 
     @property
+    def job(self) -> JobFolder:
+        """The folder of the job that this is a task of, or this one."""
+        return self if self.has(REQUEST) else JobFolder(self.path.parents[1])
+
+    @property
     def tasks(self) -> tuple[JobFolder, ...]:
         """The folders of an array's tasks."""
         return tuple(self.task(part) for part in range(self.read_request().tasks))

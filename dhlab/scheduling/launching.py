@@ -1,4 +1,4 @@
-"""What runs in a job's batch step: waits for other jobs, has its workers run, and stops them in time."""
+"""What runs in a job's batch step: has its workers run, and stops them in time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhlab import env
 from dhlab.errors import JobError
 from dhlab.scheduling.folder import ERROR, RESULT, JobFolder
-from dhlab.scheduling.job import Job
+from dhlab.scheduling.heartbeat import heartbeat
 from dhlab.scheduling.team import ElasticTeam, Team
 
 if TYPE_CHECKING:
@@ -57,12 +58,9 @@ class Launch:
         places = [job.task(part) for part in self.parts] or [job]
         places = [place for place in places if not place.has(RESULT)]
         try:
-            if request.cluster == "local":
-                self._wait_for(request)
-            faults = [fault for fault in self._run_all(places, request) if fault]
-        except JobError as error:
-            job.write_error(str(error))
-            raise
+            # Slurm itself knows whether a job lives.
+            with heartbeat(job.path) if request.cluster == "local" else nullcontext():
+                faults = [fault for fault in self._run_all(places, request) if fault]
         except UncompletedJobError:
             times = f" {1 + request.max_requeues} times" if request.max_requeues else ""
             job.write_error(f"its time of {request.minutes:g} min was over{times}.")
@@ -93,13 +91,6 @@ class Launch:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # an object anew is what pickle makes here
-
-    def _wait_for(self, request: Request) -> None:
-        for place in request.after:
-            other = Job(place)
-            other.wait()
-            if other.state != "done":
-                raise JobError(f"{other.id}, which had to be done before, is {other.state}.")
 
     def _run_all(self, places: list[JobFolder], request: Request) -> list[str]:
         if len(places) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 
 import dhlab as dh
-from dhlab.errors import BadFileError, BadValueError, JobError, NotFoundError, UnknownNameError
+from dhlab.errors import BadFileError, BadValueError, JobError, NotFoundError, SchedulerError, UnknownNameError
+from dhlab.scheduling import heartbeat
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
@@ -156,6 +158,42 @@ def test_a_killed_watcher_leaves_nothing_behind(tmp_path) -> None:
     assert job.resume().result(30) == "again"
 
 
+def test_after_a_reboot_a_job_is_lost_and_can_be_resumed(tmp_path) -> None:
+    def work(place: Path) -> str:
+        if place.exists():
+            return "again"
+        place.touch()
+        time.sleep(60)
+        return "never"
+
+    job = submit(work, tmp_path / "begun")
+    wait_for((tmp_path / "begun").exists)
+    assert (job.folder / "alive").exists()
+    job.cancel()
+    (job.folder / "cancelled").unlink()
+    # As it looks from another machine, and from this one after a reboot.
+    for name in ("job.json", "attempts.jsonl"):
+        place = job.folder / name
+        place.write_text(re.sub(r'"\w{10}(-\d+-\d+")', r'"0123456789\1', place.read_text()))
+    assert job.state == "running", "it gave a sign of life a moment ago"
+    with pytest.raises(SchedulerError, match="runs on another machine"):
+        job.cancel()
+    for name in ("job.json", "alive"):
+        os.utime(job.folder / name, (0, time.time() - 130))
+    (job.folder / "cancelled").unlink()
+    assert job.state == "lost"
+    assert job.resume().result(30) == "again"
+
+
+def test_a_job_gives_signs_of_life(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS_BETWEEN_BEATS", 0.01)
+    assert not heartbeat.is_beating(tmp_path)
+    with heartbeat.heartbeat(tmp_path):
+        for _ in range(2):
+            wait_for(lambda: heartbeat.is_beating(tmp_path))
+            os.utime(tmp_path / "alive", (0, 0))
+
+
 def test_the_end_of_the_time_saves_and_continues(tmp_path) -> None:
     def count(place: Path) -> str:
         begun = len(place.read_text()) if place.exists() else 0
@@ -202,9 +240,17 @@ def test_a_cancelled_training_saved_its_state_and_continues(tmp_path) -> None:
     assert job.progress.done == 1
 
 
-def test_one_after_the_other() -> None:
-    first = submit(time.sleep, 1)
+def test_one_after_the_other(tmp_path) -> None:
+    def wait() -> None:
+        while not (tmp_path / "go").exists():
+            time.sleep(0.05)
+
+    first = submit(wait)
     second = submit(time.time, after=[first])
+    wait_for((second.folder / "alive").exists)
+    assert second.state == "queued"
+    assert not list(second.folder.glob("*_log.out")), "submitit's clock begins with its log"
+    (tmp_path / "go").touch()
     assert second.result(30) >= first.folder.joinpath("result.pkl").stat().st_mtime
     broken = submit(int, "x")
     never = submit(print, after=broken)
