@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,18 +119,21 @@ class JobFolder:
 
     def begin_attempt(self) -> int:
         """Note that this process now watches over the job, remove what an earlier one left, return its number."""
-        for stale in (self.path / ERROR, *self.path.glob("worker-*.error")):
+        for stale in (self.path / ERROR, *self.path.glob("worker-*.error"), *self.path.glob("worker-*.result")):
             stale.unlink(missing_ok=True)
-        number = len(self.attempts()) + 1
-        line = {"attempt": number, "process": process_identity(), "host": os.uname().nodename, "time": time.time()}
-        with (self.path / ATTEMPTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        before = self.attempts()
+        number = len(before) + 1
+        now = {"attempt": number, "process": process_identity(), "host": os.uname().nodename, "time": time.time()}
+        atomic_write_text(self.path / ATTEMPTS, "".join(f"{json.dumps(row)}\n" for row in (*before, now)))
         return number
 
     def attempts(self) -> list[dict[str, Any]]:
-        """Return a row for each time that the job was begun."""
-        place = self.path / ATTEMPTS
-        return [json.loads(line) for line in place.read_text("utf-8").splitlines()] if place.exists() else []
+        """Return a row for each time that the job was begun; damaged ones are left out."""
+        rows, place = [], self.path / ATTEMPTS
+        for line in place.read_text("utf-8", "replace").splitlines() if place.exists() else ():
+            with suppress(ValueError):
+                rows.append(json.loads(line))
+        return rows
 
     def write_error(self, message: str, trace: str = "") -> None:
         """Write why the job failed."""

@@ -194,6 +194,18 @@ def test_a_job_gives_signs_of_life(tmp_path, monkeypatch) -> None:
             os.utime(tmp_path / "alive", (0, 0))
 
 
+def test_a_damaged_list_of_attempts_hides_nothing() -> None:
+    job = submit(int, "x")
+    job.wait(30)
+    with (job.folder / "attempts.jsonl").open("ab") as file:
+        file.write(b'{"attempt": 2, "proc\xff\0')
+    (job.folder / "worker-0.result").touch()
+    assert [row["state"] for row in dh.jobs().to_dicts()] == ["failed"]
+    assert job.resume().wait(30).state == "failed"
+    assert len(job._folder.attempts()) == 2
+    assert not (job.folder / "worker-0.result").exists(), "of an earlier attempt"
+
+
 def test_the_end_of_the_time_saves_and_continues(tmp_path) -> None:
     def count(place: Path) -> str:
         begun = len(place.read_text()) if place.exists() else 0
