@@ -9,7 +9,8 @@ export function documentOf(path: string): string {
   return PathExt.join(PathExt.dirname(path), `${stemOf(path)}${FORMATS[0]}`);
 }
 
-function stemOf(path: string): string {
+/** The name of a slide without its suffixes. */
+export function stemOf(path: string): string {
   return PathExt.basename(path).replace(/(\.ome)?\.[^.]+$/i, "");
 }
 

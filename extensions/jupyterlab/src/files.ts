@@ -6,11 +6,11 @@ import { SlidePanel, type SlidePanelOptions } from "./panel.ts";
 
 export const FACTORY = "Slide";
 const MODEL = "dhlab-slide-model";
-const SLIDES = [".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff"];
+const SLIDES = [".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".tif", ".tiff", ".btf"];
 const VOLUMES = [".dcm", ".nii", ".nii.gz"];
 const ZARR = /\.zarr$/i;
 // JupyterLab knows these and shows them as they are; large ones may be opened with ours.
-const PICTURES = ["png", "jpeg", "bmp", "webp"];
+const PICTURES = ["png", "jpeg", "bmp", "webp", "gif"];
 
 const TYPES: DocumentRegistry.IFileType[] = [
   { name: "dhlab-slide", displayName: "Slide", mimeTypes: ["image/tiff"], extensions: SLIDES },

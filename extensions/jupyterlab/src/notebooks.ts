@@ -4,6 +4,7 @@ import { PathExt } from "@jupyterlab/coreutils";
 import type { ILauncher } from "@jupyterlab/launcher";
 import type { Contents, ServiceManager } from "@jupyterlab/services";
 import { Server } from "../../viewer/src/server.ts";
+import { stemOf } from "./besides.ts";
 import { slideIcon } from "./icons.ts";
 
 interface Curated {
@@ -53,7 +54,7 @@ export async function addCards({ commands, serviceManager }: JupyterFrontEnd, la
 
 async function freePath(contents: Contents.IManager, slide: string): Promise<string> {
   const folder = PathExt.dirname(slide);
-  const stem = PathExt.basename(slide).replace(/(\.ome)?\.[^.]+$/i, "");
+  const stem = stemOf(slide);
   const listing = (await contents.get(folder, { content: true })).content as Contents.IModel[];
   const taken = new Set(listing.map(({ name }) => name));
   let name = `${stem}.ipynb`;
