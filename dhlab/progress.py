@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -53,7 +54,10 @@ def report_progress(
     if not folder or early:
         return
     _reported[folder] = now
-    told = {"done": done, "rate": rate, "seconds_left": seconds_left, "loss": loss, "text": text}
+    numbers = {"rate": rate, "seconds_left": seconds_left, "loss": loss}
+    # Browsers read no JSON with NaN or infinity.
+    known = {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}
+    told = {"done": done, "text": text, **known}
     atomic_write_text(Path(folder) / "progress.json", json.dumps(told))
 
 

@@ -6,6 +6,8 @@ import html
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from dhlab.report import format_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -79,7 +81,7 @@ def _texts(job: Mapping[str, Any]) -> Iterable[str]:
     else:
         yield ""
     yield write_duration(progress["seconds_left"]) if moving and progress["seconds_left"] is not None else ""
-    yield f"{progress['rate']:,.0f}/s" if moving and progress["rate"] is not None else ""
+    yield f"{format_number(progress['rate'])}/s" if moving and progress["rate"] is not None else ""
     yield f"{progress['loss']:.3f}" if progress["loss"] is not None else ""
     yield html.escape((job["message"] or progress["text"])[:LONGEST_MESSAGE])
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dhlab.errors import MissingDependencyError
 from dhlab.progress import progress_bar, report_progress
+from dhlab.report import format_number
 
 if TYPE_CHECKING:
     import os
@@ -171,7 +172,7 @@ class NotebookPlot:
         texts = [f"epoch {event.current}", f"loss {np.mean(self.recent) if self.recent else event.loss:.3f}"]
         if event.curve and event.score_name in event.curve[-1]:
             texts.append(f"{event.score_name} {event.curve[-1][event.score_name]:.3f}")
-        texts.append(f"{self.seen / max(event.seconds, 1e-9):,.0f} samples/s")
+        texts.append(f"{format_number(self.seen / max(event.seconds, 1e-9))} samples/s")
         state = {"end": "done" if event.done >= 1 else "stopped"}.get(event.kind, f"{left:,.0f} s left")
         texts.append(f"{event.seconds:,.0f} s, {state}")
         data = base64.b64encode(picture).decode()

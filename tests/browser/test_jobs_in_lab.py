@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from screens import keep_picture
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
+from dhlab.progress import report_progress
 from dhlab.scheduling import submit
 
 pytestmark = pytest.mark.browser
@@ -33,17 +35,19 @@ def test_jobs_are_listed_read_stopped_and_begun_again(panel):
 
     def work() -> None:
         print("first line\nsecond <b>line</b>", flush=True)
+        report_progress(0.5, rate=1234.5, loss=math.nan, text="epoch 1")
         time.sleep(120)
 
     def fail() -> None:
         raise ValueError("no such tissue")
 
     jobs.locator("text=No jobs yet").wait_for()
-    running, failing = submit(work, cluster="local", name="training"), submit(fail, cluster="local")
-    row = jobs.locator(".dhlab-job", has_text="training")
+    running, failing = submit(work, cluster="local", name="Übung"), submit(fail, cluster="local")
+    row = jobs.locator(".dhlab-job", has_text="Übung")
     jobs.locator('.dhlab-job[data-state="failed"]', has_text="fail").wait_for(timeout=60_000)
     assert "no such tissue" in jobs.locator(".dhlab-job", has_text="fail").inner_text()
     row.locator("text=running").wait_for(timeout=60_000)
+    row.locator("text=50 % · epoch 1 · 1,230/s").wait_for(timeout=60_000)
     row.locator(".dhlab-job-head").click()
     page.wait_for_function("document.querySelector('.dhlab-jobs-log').textContent.includes('second <b>line</b>')")
     assert row.locator(".dhlab-job-head").get_attribute("aria-expanded") == "true"

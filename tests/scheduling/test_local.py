@@ -360,4 +360,7 @@ def test_the_table_shows_what_there_is() -> None:
     assert "ValueError: invalid literal" in page
     assert "a-b" in page
     assert "and 1 older" in table.draw(table.to_dicts(most=1))
+    slow = {**table.to_dicts()[0], "state": "running"}
+    slow["progress"]["rate"] = 0.25
+    assert "0.250/s" in table.draw([slow])
     assert json.loads((done.folder / "job.json").read_text())["call"].endswith("int")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,12 +69,20 @@ def test_notebook_plot_shows_bar_numbers_and_curve():
 
     plot = NotebookPlot()
     plot.handle = Handle()
-    fit(some_model(), some_data(), some_data(1), epochs=3, batch_size=4, progress=False, on_event=plot)
+    events = []
+
+    def tell(event):
+        events.append(event)
+        plot(event)
+
+    fit(some_model(), some_data(), some_data(1), epochs=3, batch_size=4, progress=False, on_event=tell)
     assert len(pages) >= 4
     assert "samples/s" in pages[-1]
     assert "balanced accuracy" in pages[-1]
     assert "done" in pages[-1]
     assert "data:image/png;base64,iVBOR" in pages[-1]
+    plot.seen = 1
+    assert "0.250 samples/s" in plot._page(replace(events[-1], seconds=4.0), b"")
 
 
 def test_curve_before_the_first_epoch_and_without_validation():

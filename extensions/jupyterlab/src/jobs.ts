@@ -207,11 +207,16 @@ function sayProgress({ done, seconds_left: left, rate, loss, text }: Progress, s
   const parts = [text];
   if (ACTIVE.includes(state)) {
     if (done > 0) parts.unshift(`${Math.round(100 * done)} %`);
-    if (loss !== null) parts.push(`loss ${loss.toPrecision(3)}`);
-    if (rate !== null) parts.push(`${rate.toPrecision(3)} samples/s`);
+    if (loss !== null) parts.push(`loss ${sayNumber(loss)}`);
+    if (rate !== null) parts.push(`${sayNumber(rate)}/s`);
     if (left !== null) parts.push(`${sayDuration(left)} left`);
   }
   return parts.filter(Boolean).join(" · ");
+}
+
+/** Three digits, as in the table of a cell; the words around it are English. */
+function sayNumber(value: number): string {
+  return value.toLocaleString("en", { maximumSignificantDigits: 3 });
 }
 
 function sayDuration(seconds: number): string {
