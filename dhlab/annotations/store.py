@@ -196,7 +196,7 @@ class Store:
             self._unlogged = []
         saved = (self.clock, self.log.heads)
         classes = [
-            {"name": name, "color": fields["color"], "shortcut": fields.get("shortcut", "")}
+            {"name": name, "color": fields["color"], "shortcut": fields.get("shortcut")}
             for name, fields in self.state.known_classes().items()
         ]
         member = {"scan": self.scan, "clock": saved[0], "heads": saved[1], "classes": classes}
@@ -318,7 +318,7 @@ def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:
     snapshot
         What it holds.
     whole
-        Else only objects and fields count that `known` knows: the others were in the file before the first edit.
+        Else only objects, fields and classes count that `known` knows: the others were in the file before the first edit.
 
     Raises
     ------
@@ -329,6 +329,12 @@ def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:
         Change("class", name, {"color": old["color"]}, {"color": new["color"]})
         for name, new in snapshot.classes.items()
         if (old := known.classes.get(name)) is not None and list(old["color"]) != list(new["color"])
+    ]
+    present = known.known_classes()
+    changes += [
+        Change("class", name, {"exists": False}, {"exists": True, "color": new["color"]})
+        for name, new in snapshot.classes.items()
+        if whole and name not in present
     ]
     suspects: list[str] = []
     for key, old in known.objects.values.items():

@@ -306,11 +306,13 @@ def test_an_edit_by_another_program_appears_in_every_process_and_is_logged_once(
             found.append({**found[0], "id": "new", "geometry": {"type": "Point", "coordinates": [1, 2]}})
 
         rewrite(place, change, decimals=2)
+        before = anna.revision
         assert anna.poll()
+        assert anna.changes_since(before).classes
         assert ben.poll()
         assert contents(anna) == contents(ben)
         assert set(anna.annotations.ids) == {*keys, "new"} - {keys[2]}
-        assert anna.annotations[0].class_name == "stroma"
+        assert (anna.annotations[0].class_name, anna.annotations[0].color) == ("stroma", (1, 2, 3))
         assert anna.geometries([keys[1]])[0].area == 1250
         (edit,) = [edit for edit in anna.history() if edit.tool == "file"]
         # What the other program only rounded was not changed.
