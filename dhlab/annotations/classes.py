@@ -44,10 +44,10 @@ class DocumentClass:
 def list_classes(state: State) -> tuple[DocumentClass, ...]:
     """Return the classes, with a digit as the shortcut of each that was not given one."""
     known = state.known_classes()
-    taken = {fields.get("shortcut") for fields in known.values()}
-    free = iter([key for key in SHORTCUTS if key not in taken])
+    given = {name: fields.get("shortcut") for name, fields in known.items()}
+    free = iter([key for key in SHORTCUTS if key not in given.values()])
     return tuple(
-        DocumentClass(name, tuple(fields["color"]), fields.get("shortcut") or next(free, ""))
+        DocumentClass(name, tuple(fields["color"]), next(free, "") if (key := given[name]) is None else key)
         for name, fields in known.items()
     )
 
@@ -123,13 +123,13 @@ def _check_name(name: str) -> None:
         raise BadValueError(f"class name {name!r}; expected some text.")
 
 
-def _check_shortcut(shortcut: str, name: str, known: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return a shortcut that no class but one of a name may have, or None for an empty text."""
+def _check_shortcut(shortcut: str, name: str, known: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a shortcut that no class but one of a name may have; an empty text is none at all."""
     if len(shortcut) > 1:
         raise BadValueError(f"shortcut {shortcut!r}; expected one character.")
     if whose := [n for n, f in known.items() if n != name and shortcut and f.get("shortcut") == shortcut]:
         raise BadValueError(f"shortcut {shortcut!r} belongs to {whose[0]!r}; choose another.")
-    return shortcut or None
+    return shortcut
 
 
 def _same_value(one: Any, other: Any) -> bool:

@@ -492,7 +492,7 @@ class Document:
         color
             RGB; None keeps it, or chooses one.
         shortcut
-            One character that no other class has; None keeps it, an empty text takes it away.
+            One character that no other class has; None keeps it, an empty text means none at all.
         author
             Who makes the edit, if not `author`.
 

@@ -85,7 +85,7 @@ def read_snapshot(path: Path, offset: Sequence[float], *, whole: bool = True) ->
         return Snapshot(digest, saved, member.get("scan"))
     objects, classes = read_features(data, path.name, offset)
     if saved is not None:
-        known = {name: {"color": color} | ({"shortcut": key} if key else {}) for name, color, key in _classes(member)}
+        known = {name: {"color": color} | ({} if key is None else {"shortcut": key}) for name, color, key in _classes(member)}
         classes = known | {name: fields for name, fields in classes.items() if name not in known}
     return Snapshot(digest, saved, member.get("scan"), objects, classes)
 
@@ -175,9 +175,9 @@ def _member(text: bytes) -> dict[str, Any]:
     return member if isinstance(member, dict) else {}
 
 
-def _classes(member: Mapping[str, Any]) -> Iterator[tuple[str, RGB, str]]:
+def _classes(member: Mapping[str, Any]) -> Iterator[tuple[str, RGB, str | None]]:
     for one in member.get("classes", ()):
-        yield one["name"], one["color"], one.get("shortcut", "")
+        yield one["name"], one["color"], one.get("shortcut")
 
 
 def _shifted(record: Mapping[str, Any], shift: tuple[float, float]) -> Record:

@@ -205,6 +205,13 @@ def test_classes_have_colours_and_shortcuts(scan: dh.Scan, place: Path) -> None:
         assert document.annotations[0].color == (1, 2, 3)
         document.undo()
         assert document.annotations[0].color != (1, 2, 3)
+        document.set_class("stroma", shortcut="")
+        document.set_class("necrosis")
+        assert [one.shortcut for one in document.classes] == ["t", "", "1"]
+    for log in place.with_suffix(".edits").iterdir():
+        log.unlink()
+    with Document.open(scan, place) as document:
+        assert [one.shortcut for one in document.classes] == ["t", "", "1"]
 
 
 def test_a_closed_document_is_not_edited(scan: dh.Scan, place: Path) -> None:
