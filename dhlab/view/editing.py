@@ -216,8 +216,10 @@ def _name(edit: Edit) -> dict[str, Any]:
 
 
 def _history(document: Document, message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    key, before = message.get("object"), message.get("before")
-    edits = [edit for edit in document.history(key) if before is None or edit.clock < int(before)]
+    edits = list(document.history(message.get("object")))
+    if message.get("before") is not None:
+        clock, writer = message["before"]
+        edits = [edit for edit in edits if edit.stamp < (int(clock), str(writer))]
     found = []
     for edit in edits[: -MOST_HISTORY - 1 : -1]:
         changes = edit.changes

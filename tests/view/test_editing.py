@@ -175,7 +175,26 @@ def test_history_names_who_did_what(editor: Editor, document: dh.Document) -> No
     assert [edit["what"] for edit in edits] == ["accepted", "drawn (tumour)", "drawn (tumour)"]
     assert [edit["objects"] for edit in edits] == [["one"], ["two"], ["one"]]
     assert len(editor.answer({"action": "history", "object": "one"})["edits"]) == 2
-    assert len(editor.answer({"action": "history", "before": edits[0]["clock"]})["edits"]) == 2
+
+
+def test_pages_of_history_leave_nothing_out_where_two_writers_share_a_clock(
+    editor: Editor, document: dh.Document, scan: dh.Scan, monkeypatch
+) -> None:
+    monkeypatch.setattr(editing, "MOST_HISTORY", 3)
+    with dh.Document.open(scan, document.path, "ben") as ben:
+        for x in range(4):
+            document.add(shapely.Point(x, 1))
+            ben.add(shapely.Point(x, 2))
+    document.poll()
+    seen: list[tuple[int, str]] = []
+    before = None
+    while page := editor.answer({"action": "history", "before": before})["edits"]:
+        before = [page[-1]["clock"], page[-1]["writer"]]
+        seen += [(edit["clock"], edit["writer"]) for edit in page]
+    assert len({clock for clock, _ in seen}) == 4
+    assert seen[::-1] == [edit.stamp for edit in document.history()]
+    with pytest.raises(BadValueError, match="cannot understand"):
+        editor.answer({"action": "history", "before": 3})
 
 
 def test_find_takes_all_conditions(editor: Editor, document: dh.Document) -> None:

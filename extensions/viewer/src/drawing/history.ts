@@ -20,8 +20,8 @@ export interface HistoryEntry {
 }
 
 export interface HistoryEvents {
-  /** Entries before a clock, of one object or of all. */
-  fetch(before: number | null, object: string | null): Promise<HistoryEntry[]>;
+  /** Entries before one, which clock and writer name together, of one object or of all. */
+  fetch(before: [number, string] | null, object: string | null): Promise<HistoryEntry[]>;
   go(objects: string[]): void;
 }
 
@@ -61,9 +61,9 @@ export class HistoryCard {
 
   private async load(more: boolean): Promise<void> {
     const turn = ++this.asked;
-    const before = more ? (this.entries.at(-1)?.clock ?? null) : null;
+    const last = more ? this.entries.at(-1) : undefined;
     try {
-      const found = await this.events.fetch(before, this.only.checked ? this.object : null);
+      const found = await this.events.fetch(last ? [last.clock, last.writer] : null, this.only.checked ? this.object : null);
       if (turn !== this.asked) return;
       this.entries = more ? [...this.entries, ...found] : found;
       this.more.hidden = found.length < PAGE;
