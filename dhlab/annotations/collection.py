@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import shapely
 
+from dhlab.annotations.coordinates import object_array
 from dhlab.display import class_color
 from dhlab.errors import BadShapeError, BadValueError, DHLabWarning, UnknownNameError, suggest
 from dhlab.scan import Parent, Scan
@@ -210,7 +211,7 @@ class Annotations:
         BadShapeError
             If the columns differ in length.
         """
-        shapes = _object_array([geometries] if hasattr(geometries, "geom_type") else list(geometries))
+        shapes = object_array([geometries] if hasattr(geometries, "geom_type") else list(geometries))
         coordinates, owner = shapely.get_coordinates(shapes, return_index=True)
         finite = np.isfinite(coordinates).all(-1)
         if not finite.all():
@@ -963,12 +964,6 @@ def _class_list(scan: Scan) -> list[str]:
     return list(scan.channels) if "c" in scan.axes else [str(name) for name in scan.meta.get("classes", ())]
 
 
-def _object_array(items: Sequence[Any]) -> NDArray[np.object_]:
-    array = np.empty(len(items), object)
-    array[:] = items
-    return array
-
-
 def _filled(value: Any, count: int) -> NDArray[np.object_]:
     array = np.empty(count, object)
     array[:] = [value] * count
@@ -978,7 +973,7 @@ def _filled(value: Any, count: int) -> NDArray[np.object_]:
 def _pick(values: Any, kept: NDArray[np.bool_], dtype: Any, name: str) -> NDArray[Any]:
     if len(values) != len(kept):
         raise BadShapeError(f"{name} has {len(values)} entries; expected {len(kept)}, one per geometry.")
-    column = _object_array(list(values)) if dtype is object else np.asarray(values, dtype)
+    column = object_array(list(values)) if dtype is object else np.asarray(values, dtype)
     return column[kept]
 
 
@@ -987,7 +982,7 @@ def _column(values: Any, dtype: np.dtype[Any], count: int, default: Any, name: s
     if len(values) == 0 and count:
         column = np.full(count, default, dtype) if dtype.kind != "O" else _filled(default, count)
     elif dtype.kind == "O" and not (isinstance(values, np.ndarray) and values.dtype.kind == "O"):
-        column = _object_array(list(values))
+        column = object_array(list(values))
     else:
         column = np.asarray(values, dtype)
     if column.shape != (count,):
@@ -1017,7 +1012,7 @@ def format_uuids(raw: bytes) -> NDArray[np.object_]:
     array[:, 8] = (array[:, 8] & 0x3F) | 0x80
     text = array.tobytes().hex()
     edges = (0, 8, 12, 16, 20, 32)
-    return _object_array(["-".join(text[i + a : i + b] for a, b in pairwise(edges)) for i in range(0, len(text), 32)])
+    return object_array(["-".join(text[i + a : i + b] for a, b in pairwise(edges)) for i in range(0, len(text), 32)])
 
 
 def _distinct(ids: NDArray[np.object_]) -> NDArray[np.object_]:

@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 __all__ = [
     "brush",
     "cut_hole",
-    "ellipse",
     "erase",
     "fill_holes",
     "merge",
     "simplify",
-    "snap",
     "split",
     "wand",
 ]
@@ -160,51 +158,6 @@ def cut_hole(geometry: BaseGeometry, ring: ArrayLike) -> BaseGeometry | None:
     """
     hole = shapely.make_valid(shapely.Polygon(_points(ring, 3)), method="structure", keep_collapsed=False)
     return _some(shapely.difference(_areal(geometry), hole, grid_size=GRID))
-
-
-def snap(geometry: BaseGeometry, neighbours: Iterable[BaseGeometry], distance: float) -> BaseGeometry:
-    """Move vertices onto those of neighbours within a distance in level-0 pixels, and out of their insides.
-
-    Parameters
-    ----------
-    geometry
-        What to move.
-    neighbours
-        Shapes that stay.
-    distance
-        In level-0 pixels; what overlaps by more than that is left alone.
-    """
-    near = [other for other in neighbours if shapely.dwithin(geometry, other, distance)]
-    for other in near:
-        moved = shapely.snap(geometry, other, distance)
-        if shapely.area(geometry) and shapely.area(other):
-            moved = shapely.make_valid(moved, method="structure", keep_collapsed=False)
-            overlap = shapely.intersection(moved, other)
-            # An overlap as thin as the distance is a border that was meant to be common.
-            if shapely.is_empty(shapely.buffer(overlap, -distance / 2)):
-                moved = shapely.difference(moved, other, grid_size=GRID)
-        geometry = _some(moved) or geometry
-    return geometry
-
-
-def ellipse(center: Sequence[float], radii: Sequence[float], *, rotation: float = 0.0) -> shapely.Polygon:
-    """Return an ellipse as a polygon.
-
-    Parameters
-    ----------
-    center
-        Middle (x, y).
-    radii
-        Half axes along x and y before it is turned.
-    rotation
-        Clockwise on the screen, in degrees.
-    """
-    if not (np.isfinite([*center, *radii, rotation]).all() and min(radii) > 0):
-        raise BadValueError(f"an ellipse at {center} with radii {radii}; expected finite numbers and positive radii.")
-    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    x, y = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
-    cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
-    return shapely.Polygon(np.stack([center[0] + x * cos - y * sin, center[1] + x * sin + y * cos], 1))
 
 
 def wand(

@@ -10,13 +10,14 @@ import numpy as np
 import shapely
 
 from dhlab.annotations.collection import Annotations
+from dhlab.annotations.coordinates import object_array
 from dhlab.atomic import atomic_file
 from dhlab.errors import BadFileError, NotFoundError
 from dhlab.scan import Parent
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -141,7 +142,7 @@ def _annotations(batch: Any, column: str, own: dict[str, Any]) -> Annotations:
     def texts(name: str) -> NDArray[np.object_]:
         given = batch.column(name) if name in batch.schema.names else None
         # An empty column stands for one without entries.
-        return np.empty(0, object) if given is None or given.null_count == len(given) else _objects(given.to_pylist())
+        return object_array([] if given is None or given.null_count == len(given) else given.to_pylist())
 
     def numbers(name: str) -> NDArray[np.float64]:
         given = batch.column(name) if name in batch.schema.names else None
@@ -151,13 +152,13 @@ def _annotations(batch: Any, column: str, own: dict[str, Any]) -> Annotations:
 
     classes, names = _classes(batch, tuple(own.get("class_names", ())))
     return Annotations(
-        geometries=shapely.from_wkb(_objects(batch.column(column).to_pylist())),
+        geometries=shapely.from_wkb(object_array(batch.column(column).to_pylist())),
         classes=classes,
         class_names=names,
         class_colors=tuple(map(tuple, own.get("class_colors", ()))),
         scores=numbers("score"),
         ids=texts("id") if own else np.empty(0, object),
-        extras=_objects([None if e is None else json.loads(e) for e in texts("extras").tolist()]),
+        extras=object_array([None if e is None else json.loads(e) for e in texts("extras").tolist()]),
         measurements={
             name.removeprefix(MEASUREMENT): numbers(name) for name in batch.schema.names if name.startswith(MEASUREMENT)
         },
@@ -184,13 +185,6 @@ def _classes(batch: Any, known: tuple[str, ...]) -> tuple[NDArray[np.int32], tup
 def _parent(own: dict[str, Any]) -> Parent | None:
     given = own.get("parent")
     return given and Parent(given["name"], tuple(given["spacing"]), tuple(given["shape"]), given["unit"])
-
-
-def _objects(items: Iterable[Any]) -> NDArray[np.object_]:
-    listed = list(items)
-    array = np.empty(len(listed), object)
-    array[:] = listed
-    return array
 
 
 def _geojson_type(name: str) -> str:

@@ -85,7 +85,9 @@ def read_snapshot(path: Path, offset: Sequence[float], *, whole: bool = True) ->
         return Snapshot(digest, saved, member.get("scan"))
     objects, classes = read_features(data, path.name, offset)
     if saved is not None:
-        known = {name: {"color": color} | ({} if key is None else {"shortcut": key}) for name, color, key in _classes(member)}
+        known = {
+            name: {"color": color} | ({} if key is None else {"shortcut": key}) for name, color, key in _classes(member)
+        }
         classes = known | {name: fields for name, fields in classes.items() if name not in known}
     return Snapshot(digest, saved, member.get("scan"), objects, classes)
 

@@ -318,7 +318,7 @@ def compare(known: State, snapshot: Snapshot, *, whole: bool) -> list[Change]:
     snapshot
         What it holds.
     whole
-        Else only objects, fields and classes count that `known` knows: the others were in the file before the first edit.
+        Else only objects, fields and classes count that `known` knows: others were there before the first edit.
 
     Raises
     ------

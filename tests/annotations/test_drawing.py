@@ -79,22 +79,6 @@ def test_merging_filling_cutting() -> None:
     )
 
 
-def test_snapping_closes_gaps_and_thin_overlaps_only() -> None:
-    for left in (101.5, 98.5):
-        moved = drawing.snap(shapely.box(left, 0, 200, 100), [SQUARE], 3)
-        assert moved.intersection(SQUARE).area < 1
-        assert moved.distance(SQUARE) == 0
-        assert moved.intersection(SQUARE.boundary).length == pytest.approx(100, abs=1)
-    far = shapely.box(50, 20, 200, 80)
-    assert drawing.snap(far, [SQUARE], 3).intersection(SQUARE).area == pytest.approx(3000, rel=0.1)
-
-
-def test_an_ellipse_turns_clockwise_on_the_screen() -> None:
-    shape = drawing.ellipse((10, 20), (40, 20), rotation=90)
-    assert shape.area == pytest.approx(np.pi * 800, rel=0.01)
-    assert shape.bounds == pytest.approx((-10, -20, 30, 60), abs=0.1)
-
-
 @pytest.mark.parametrize("pixel", [1.0, 4.0])
 def test_the_wand_outlines_what_has_the_colour(pixel: float) -> None:
     y, x = np.mgrid[:600, :800]
@@ -147,5 +131,3 @@ def test_wrong_input_is_refused() -> None:
         drawing.brush(shapely.Point(0, 0), [(0, 0)], 5)
     with pytest.raises(BadShapeError, match="at least one"):
         drawing.merge([])
-    with pytest.raises(BadValueError, match="radii"):
-        drawing.ellipse((0, 0), (0, 5))
