@@ -54,7 +54,7 @@ def save_results(found: Any, folder: Path) -> dict[str, Any]:
     for key, thing in (found if isinstance(found, Mapping) else {RESULT: found}).items():
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise BadValueError(f"a result is called {key!r}; expected letters, digits, '_', '-' and spaces.")
-        if not _save(thing, folder, key) and thing is not None:
+        if not _save(thing, folder, key):
             values[key] = _plain(thing, key)
     return values
 

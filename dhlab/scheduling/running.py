@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
+import hashlib
 import os
 import random
 import secrets
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dhlab import env
 from dhlab.errors import BadValueError, NotFoundError, SchedulerError
@@ -124,7 +127,7 @@ def run_cohort(
         If there are no slides, two have one name, a number is out of range, something cannot travel, or a dashboard is
         wanted of a Dask cluster that runs already.
     ConflictError
-        If `out` holds the results of other work.
+        If `out` holds the results of other work: another function, by its name, another model or other arguments.
     MissingDependencyError
         If Dask is not installed.
     NotFoundError
@@ -285,9 +288,35 @@ def _recipe(work: Work) -> dict[str, Any]:
 
 
 def _describe(value: Any) -> Any:
-    """Return a value as it is where it is JSON, else the name of a function or of a type."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
-        name = getattr(value, "__qualname__", None) or type(value).__qualname__
-        return f"{getattr(value, '__module__', '')}.{name}"
+    """Return what tells an argument from others, JSON-compatible.
+
+    Functions count by their names, and what is none of the things below by its type alone: two lambdas of a module, or
+    two objects of a class, are not told from each other.
+    """
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case functools.partial():
+            keywords = {name: item for name, item in value.keywords.items() if name not in HOW}
+            parts = {"function": value.func, "arguments": value.args, "keywords": keywords}
+            return {name: _describe(part) for name, part in parts.items()}
+        case Mapping():
+            return {str(name): _describe(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_describe(item) for item in value]
+        case os.PathLike():
+            return os.fspath(value)
+        case np.ndarray() | np.generic() if not value.dtype.hasobject:
+            content = f"{value.dtype} {value.shape} ".encode() + value.tobytes()
+            return {"array": hashlib.sha256(content).hexdigest()}
+        case _ if hasattr(value, "card") and hasattr(value, "digest"):
+            return {"model": value.card.name, "weights": value.digest()}
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: _describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            return {"type": _name(type(value)), **fields}
+    return _name(value)
+
+
+def _name(value: Any) -> str:
+    name = getattr(value, "__qualname__", None) or type(value).__qualname__
+    return f"{getattr(value, '__module__', '')}.{name}"
