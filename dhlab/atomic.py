@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "FOREIGN_STALE_S",
     "atomic_file",
     "atomic_folder",
     "atomic_write_bytes",
     "atomic_write_text",
+    "is_abandoned",
     "is_alive",
     "move_into_place",
     "process_identity",
@@ -222,6 +224,22 @@ def is_alive(identity: str) -> bool | None:
     return _start_of(int(pid)) == start != ENDED
 
 
+def is_abandoned(place: Path, identity: str, *, silence_s: float = FOREIGN_STALE_S) -> bool:
+    """Return whether the process that made a file or folder is gone.
+
+    Parameters
+    ----------
+    place
+        The file or folder.
+    identity
+        The `process_identity` of who made it.
+    silence_s
+        On another machine it is taken for gone after so long without a change anywhere within.
+    """
+    alive = is_alive(identity)
+    return time.time() - _last_change(place) > silence_s if alive is None else not alive
+
+
 def _target(path: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(Path(path).expanduser()))
     if not target.parent.is_dir():
@@ -250,10 +268,7 @@ def _recover(target: Path) -> None:
     with os.scandir(target.parent) as entries:
         found = [(Path(e.path), m) for e in entries if (m := pattern.fullmatch(e.name))]
     for place, match in found:
-        alive = is_alive(match[1])
-        if alive is None:
-            alive = time.time() - _last_change(place) < FOREIGN_STALE_S
-        if alive:
+        if not is_abandoned(place, match[1]):
             continue
         if match[2] == ".replaced" and not os.path.lexists(target):
             place.rename(target)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhlab import env
 from dhlab.atomic import is_alive, process_identity
+from dhlab.scheduling.records import LONGEST_COHORT_S, private_folder, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,8 +74,10 @@ def serve_dashboard(cluster: Any, cohort: Path) -> Iterator[Dashboard]:
     dashboard = Dashboard(f"{_digest(cohort)}-{process_identity()}")
     link = folder / dashboard.name
     # A socket's path has at most 107 characters and its folder is best on a local disk; that of a link may be any.
-    with tempfile.TemporaryDirectory(prefix="dhlab-dask-") as private:
-        place = Path(private, "socket")
+    here = Path(tempfile.gettempdir())
+    remove_abandoned(here, silence_s=LONGEST_COHORT_S)
+    with private_folder(here, mode=0o700) as private:
+        place = private / "socket"
         started = cluster.sync(_start, cluster.scheduler, place)
         try:
             link.unlink(missing_ok=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-import tempfile
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -17,9 +15,11 @@ from dhlab import env
 from dhlab.errors import SchedulerError
 from dhlab.scheduling.clusters import explain_refusal, run_slurm
 from dhlab.scheduling.dashboard import serve_dashboard
+from dhlab.scheduling.records import LONGEST_COHORT_S, private_folder, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from distributed import Worker
 
@@ -127,12 +127,15 @@ class _CleanCluster(SLURMCluster):
 def _start_on_slurm(request: Request, logs: Path, stack: ExitStack) -> Any:
     options = dict(request.options)
     cores, memory = int(options.pop("cpus-per-task", 1)), str(options.pop("mem", DEFAULT_MEMORY))
+    if memory.isdigit():
+        memory += "M"  # as Slurm reads it
     if request.gpus:
         options["gpus-per-node"] = request.gpus
     common = env.jobs_folder()
     common.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(common, silence_s=LONGEST_COHORT_S)
     # The keys of the connection lie here as long as it lasts; only their owner can read them.
-    keys = stack.enter_context(tempfile.TemporaryDirectory(prefix=".cohort-", dir=common))
+    keys = stack.enter_context(private_folder(common, mode=0o700))
     cluster = stack.enter_context(
         _CleanCluster(
             cores=1,
@@ -142,14 +145,16 @@ def _start_on_slurm(request: Request, logs: Path, stack: ExitStack) -> Any:
             job_mem=memory,
             queue=request.partition,
             walltime=str(max(1, round(request.minutes or 0))),
-            job_extra_directives=[f"--{name}={value}" for name, value in options.items()],
+            job_extra_directives=[
+                f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()
+            ],
             job_script_prologue=[
                 f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__{name}={cores}" for name in THREAD_VARIABLES
             ],
             job_name=request.name,
             log_directory=str(logs),
             local_directory="/tmp",
-            security=_write_keys(Path(keys)),
+            security=_write_keys(keys),
             protocol="tls://",
             silence_logs=logging.CRITICAL,
             scheduler_options=NO_PAGES,
@@ -170,9 +175,9 @@ def _write_keys(folder: Path) -> Security:
     return Security(require_encryption=True, **{name: str(path) for name, path in paths.items()})
 
 
-def _try_to_submit(cluster: Any, request: Request, keys: str) -> None:
+def _try_to_submit(cluster: Any, request: Request, keys: Path) -> None:
     """Ask Slurm whether it would take the job of a worker: Dask itself would try for ever."""
-    script = Path(keys, "test.sh")
+    script = keys / "test.sh"
     script.write_text(cluster.job_script(), "utf-8")
     try:
         run_slurm("sbatch", "--test-only", str(script))

@@ -17,17 +17,17 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dhlab.atomic import is_alive, process_identity, remove, storage_errors, sync, sync_tree
+from dhlab.atomic import FOREIGN_STALE_S, is_abandoned, process_identity, remove, storage_errors, sync, sync_tree
 from dhlab.errors import BadFileError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["RECORD", "CohortFolder", "list_files", "private_folder"]
+__all__ = ["LONGEST_COHORT_S", "RECORD", "CohortFolder", "list_files", "private_folder", "remove_abandoned"]
 
 RECIPE, RECORD, FORMAT = "recipe.json", "record.json", 1
-# A folder of another machine cannot be asked whether its process lives; a day without a change means no.
-FOREIGN_STALE_S = 86_400.0
+# What a cohort keeps beside its folder does not change while it lasts: from another machine it looks abandoned.
+LONGEST_COHORT_S = 90 * 86_400.0
 _PRIVATE = re.compile(r"dhlab-(\w+-\d+-\w+)-\d+")
 _counter = count()
 
@@ -175,13 +175,15 @@ class CohortFolder:
 
 
 @contextmanager
-def private_folder(parent: Path) -> Iterator[Path]:
+def private_folder(parent: Path, *, mode: int = 0o777) -> Iterator[Path]:
     """Give an empty folder that is removed afterwards, or by `remove_abandoned` if this process is killed.
 
     Parameters
     ----------
     parent
         Where it is made.
+    mode
+        Who may enter it, less what the umask takes; 0o700 is its owner alone.
 
     Yields
     ------
@@ -195,31 +197,27 @@ def private_folder(parent: Path) -> Iterator[Path]:
     """
     place = parent / f"dhlab-{process_identity()}-{next(_counter)}"
     with storage_errors(place):
-        place.mkdir()
+        place.mkdir(mode)
     try:
         yield place
     finally:
         remove(place)
 
 
-def remove_abandoned(parent: Path) -> None:
+def remove_abandoned(parent: Path, *, silence_s: float = FOREIGN_STALE_S) -> None:
     """Remove the private folders of processes that are gone.
 
     Parameters
     ----------
     parent
         Where `private_folder` made them.
+    silence_s
+        After how long without a change those of other machines are.
     """
     for entry in os.scandir(parent):
-        if (match := _PRIVATE.fullmatch(entry.name)) is None:
-            continue
-        alive = is_alive(match[1])
-        try:
-            if alive is False or (alive is None and time.time() - entry.stat().st_mtime > FOREIGN_STALE_S):
-                remove(Path(entry.path))
-        except FileNotFoundError:
-            # Its own process, or another that tidies, was quicker.
-            continue
+        match = _PRIVATE.fullmatch(entry.name)
+        if match and is_abandoned(Path(entry.path), match[1], silence_s=silence_s):
+            remove(Path(entry.path))
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -203,7 +203,8 @@ def _stage(slide: Path, scratch: Path | None) -> Iterator[_Staged]:
         if (free := shutil.disk_usage(scratch).free) < needed:
             yield _Staged(slide, None, f"read in place: {free >> 20} MiB free in {scratch}, {needed >> 20} needed")
             return
-        private = stack.enter_context(private_folder(scratch))
+        # Slides are those of patients, and scratch is everybody's.
+        private = stack.enter_context(private_folder(scratch, mode=0o700))
         results = private / "results"
         results.mkdir()
         with storage_errors(private / slide.name):

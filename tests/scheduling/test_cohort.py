@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 import dhlab as dh
+from dhlab.atomic import process_identity
 from dhlab.errors import BadFileError, BadValueError, ConflictError, NotFoundError, SchedulerError, UnknownNameError
-from dhlab.scheduling.records import CohortFolder
+from dhlab.scheduling.records import CohortFolder, remove_abandoned
 from dhlab.scheduling.request import Request
+from dhlab.scheduling.running import _recipe
 from dhlab.scheduling.slides import Work, process_slide
 
 distributed = pytest.importorskip("distributed", reason="needs Dask distributed (the extra 'jobs')")
@@ -124,6 +126,41 @@ def test_a_second_call_does_only_what_is_left(tmp_path) -> None:
     header, *rows = again.to_csv(tmp_path / "table.csv").read_text().splitlines()
     assert header.split(",")[:2] == ["slide", "state"]
     assert len(rows) == 5
+
+
+def test_one_folder_never_holds_the_results_of_two_settings(tmp_path, client) -> None:
+    def scale(scan, by: int) -> int | None:
+        return by * scan.shape[0] or None
+
+    slides = make_slides(tmp_path / "in", 1)
+    run = functools.partial(dh.run_cohort, slides=slides, cluster=client, progress=False)
+    assert run(functools.partial(scale, by=2), out=tmp_path / "twice")["slide-000"] == 80
+    with pytest.raises(ConflictError, match="'by': 2.*now.*'by': 3"):
+        run(functools.partial(scale, by=3), out=tmp_path / "twice")
+    assert run(scale, out=tmp_path / "nothing", by=0)["slide-000"] is None
+
+
+def small_model(seed: int) -> dh.Model:
+    return dh.create_model("cnn", ("a", "b"), tile=32, spacing=1.0, width=4, depth=2, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: functools.partial(len, functools.partial(len, [n]), batch_size=n),
+        lambda n: {"a": [np.full(3, n)]},
+        lambda n: np.float32(n),
+        lambda n: Path(f"/points/{n}"),
+        lambda n: dh.Scan.from_array(np.full((4, 4), n, np.uint8), "yx"),
+        small_model,
+    ],
+)
+def test_arguments_are_told_from_others(tmp_path, make) -> None:
+    folder = CohortFolder(tmp_path)
+    for _ in range(2):
+        folder.prepare(_recipe(Work(len, tmp_path, keywords={"value": make(1)})))
+    with pytest.raises(ConflictError, match="results of other work"):
+        folder.prepare(_recipe(Work(len, tmp_path, keywords={"value": make(2)})))
 
 
 @pytest.fixture
@@ -373,7 +410,8 @@ def test_scratch(tmp_path, client) -> None:
     os.truncate(huge, 8 << 40)
 
     def where(scan) -> dict:
-        return {"path": str(scan.meta["path"]), "near": sorted(p.name for p in scratch.glob("*/*"))}
+        mode = [p.stat().st_mode & 0o777 for p in scratch.iterdir()]
+        return {"path": str(scan.meta["path"]), "near": sorted(p.name for p in scratch.glob("*/*")), "mode": mode}
 
     cohort = dh.run_cohort(
         where, [small, huge], out=tmp_path / "out", cluster=client, scratch=scratch, workers=2, progress=False
@@ -381,6 +419,7 @@ def test_scratch(tmp_path, client) -> None:
     assert not cohort.failures
     assert cohort["small"]["path"].startswith(str(scratch))
     assert {"results", "small.ome.tif"} <= set(cohort["small"]["near"])
+    assert cohort["small"]["mode"] == [0o700], "slides of patients, on a disk that others use too"
     assert cohort["huge"]["path"] == str(huge)
     assert not list(scratch.iterdir())
     assert "1 of 2 slides were not copied to scratch; the first: read in place" in cohort.report().notes[0]
@@ -388,6 +427,23 @@ def test_scratch(tmp_path, client) -> None:
         where, [small], out=tmp_path / "no", cluster=client, scratch=tmp_path / "none", retries=0, progress=False
     )
     assert "expected the scratch of the machine" in nowhere.failures["small"]
+
+
+def test_what_a_dead_process_left_is_removed(tmp_path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f"dhlab-{process_identity(dead.pid)}-0").mkdir()
+    elsewhere = tmp_path / "dhlab-0123456789-1-2-0"
+    written = elsewhere / "result.ome.zarr" / "0"
+    written.mkdir(parents=True)
+    long_ago = time.time() - 90_000
+    for place in (elsewhere, written.parent):
+        os.utime(place, (0, long_ago))
+    remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == [elsewhere], "its process has just written deep within"
+    os.utime(written, (0, long_ago))
+    remove_abandoned(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_damage_is_found_and_mended(tmp_path, client) -> None:
@@ -458,13 +514,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
         dh.Cohort(folder.path)["a"]
 
 
-def test_slurm_workers_come_and_go(tmp_path, slurm) -> None:
+def test_slurm_workers_come_and_go(tmp_path, slurm, jobs_folder) -> None:
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue (the extra 'jobs')")
+    keys_of_a_killed_one = jobs_folder / f"dhlab-{process_identity(2**22)}-0"
+    keys_of_a_killed_one.mkdir(parents=True)
     slides, log = make_slides(tmp_path / "in", 6), tmp_path / "log"
     run = functools.partial(dh.run_cohort, brightness(log, 0.2), slides, out=tmp_path / "out", progress=False)
     with pytest.raises(BadValueError, match="no partition 'gpux'"):
         run(cluster="slurm", partition="gpux")
-    cohort = run(cluster="slurm", workers=2, minutes=5, options={"mem": "500M"})
+    cohort = run(cluster="slurm", workers=2, minutes=5, options={"mem": 500, "exclusive": True})
     assert_whole(cohort)
+    assert not list(jobs_folder.iterdir())
     assert "dhlab-cohort" in slurm.run("squeue", "--states=all", "-h", "-o", "%j")
     wait_for(lambda: "RUNNING" not in slurm.run("squeue", "-h", "-o", "%T"))
