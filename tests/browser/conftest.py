@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -107,6 +108,17 @@ class Stage:
         self.stage.focus()
         for key in keys:
             self.page.keyboard.press(key)
+
+    def paste(self, thing: Any) -> None:
+        """Paste text, JSON of a thing, as from another program."""
+        self.stage.evaluate(
+            """(stage, text) => {
+              const clipboardData = new DataTransfer();
+              clipboardData.setData("text/plain", text);
+              stage.dispatchEvent(new ClipboardEvent("paste", { clipboardData, cancelable: true }));
+            }""",
+            json.dumps(thing),
+        )
 
     def saved(self) -> None:
         """Wait until every edit is saved."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import shapely
 from servers import PEOPLE
+from shapely.geometry import mapping
 
 import dhlab as dh
 
@@ -271,8 +272,8 @@ def test_many_are_selected_classed_reviewed_commented_copied_and_removed(
     disk = Reader(slide, path)
     # An edit by a script appears by itself.
     assert cell.run(2) == "100"
-    cell.page.wait_for_timeout(700)
-    cell.settle()
+    cell.viewer.locator(".dhv-table summary").click()
+    listed(cell, 100)
     cell.press("s")
     cell.drag((450, 650), (780, 980))
     selected = cell.viewer.locator(".dhv-selected")
@@ -327,17 +328,30 @@ def test_many_are_selected_classed_reviewed_commented_copied_and_removed(
     cell.page.keyboard.press("Enter")
     cell.saved()
     cell.viewer.get_by_label("Change the class tumour").click()
-    cell.viewer.get_by_label("Name of the class").fill("adenoma")
+    # A derived class is written by its parts, as QuPath does.
+    cell.viewer.get_by_label("Name of the class").fill("Tumor: Positive")
     cell.page.keyboard.press("Enter")
     cell.saved()
-    assert "adenoma" in disk.names
+    assert "Tumor: Positive" in disk.names
     assert "tumour" not in disk.names
-    cell.viewer.get_by_label("Change the class adenoma").click()
+    cell.click(730, 930)
+    chosen = selected.get_by_label("Class of the selection")
+    assert chosen.input_value() == "Tumor: Positive"
+    foreign = [{"type": "Feature", "geometry": mapping(shapely.box(x, 350, x + 60, 410))} for x in (500, 600)]
+    label = {"names": ["Tumor", "Positive"], "color": [0, 0, 0]}
+    cell.paste(foreign[0] | {"properties": {"classification": label}})
+    cell.saved()
+    assert chosen.input_value() == "Tumor: Positive"
+    cell.paste(foreign[1] | {"properties": None})
+    cell.saved()
+    assert chosen.input_value() == ""
+    assert len(disk.annotations) == 13
+    cell.viewer.get_by_label("Change the class Tumor: Positive").click()
     cell.viewer.get_by_role("button", name="Remove").click()
-    cell.viewer.get_by_label("What becomes of the objects of adenoma").select_option("fat")
+    cell.viewer.get_by_label("What becomes of the objects of Tumor: Positive").select_option("fat")
     cell.viewer.get_by_role("button", name="Remove").click()
     cell.saved()
-    assert set(disk.names) == {"fat"}
+    assert set(disk.names[:12]) == {"fat"}
     assert watch.errors == []
 
 

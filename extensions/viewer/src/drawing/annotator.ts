@@ -567,8 +567,8 @@ export class Annotator {
     this.select(changes.map(({ object }) => object));
   }
 
-  private pasted({ geometry, properties = {} }: GeoFeature, step: number): Change {
-    const { classification, name } = properties;
+  private pasted({ geometry, properties }: GeoFeature, step: number): Change {
+    const { classification, name } = properties ?? {};
     const fields = { ...(classification && { [CLASS]: classification }), ...(name && { [NAME]: name }) };
     return creation(newId(), moved(geometry, [step, step]), fields);
   }

@@ -8,7 +8,9 @@ export interface GeoGeometry {
 }
 
 export interface Classification {
-  name: string;
+  name?: string;
+  /** Instead of the name the parts of a derived class, as QuPath writes it. */
+  names?: string[];
   color?: Rgb;
 }
 
@@ -43,7 +45,8 @@ export const REVIEW = "properties/metadata/review";
 const COMMENT = "comment ";
 
 export function classOf(feature: GeoFeature): string | null {
-  return feature.properties.classification?.name ?? null;
+  const classification = feature.properties.classification;
+  return classification?.name ?? classification?.names?.join(": ") ?? null;
 }
 
 export function reviewOf(feature: GeoFeature): Review | null {
