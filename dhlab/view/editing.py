@@ -12,7 +12,7 @@ import shapely
 from dhlab.annotations.edits import describe
 from dhlab.annotations.tools import Stroke, draw
 from dhlab.cards import RANGES
-from dhlab.errors import BadValueError, UnknownNameError, suggest
+from dhlab.errors import BadValueError, DHLabError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dhlab.annotations import Annotations, Document, Edit
     from dhlab.scan import Scan
 
-__all__ = ["MOST_CHANGES", "Editor", "describe_document", "news_since"]
+__all__ = ["EDITS", "MOST_CHANGES", "Editor", "describe_document", "news_since"]
 
 # Beyond this a front is given the shapes anew rather than one by one.
 MOST_CHANGES = 2000
@@ -67,6 +67,8 @@ class Editor:
             If there is no such action, tool or object.
         BadValueError
             If something in the message is not what it may be.
+        BadShapeError
+            If a tool cannot draw on what it is given.
         StorageError
             If the document is read-only or the edit cannot be written.
         """
@@ -83,7 +85,7 @@ class Editor:
             if action in EDITS:
                 return self._edit(message, author)
         except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, (BadValueError, UnknownNameError)):
+            if isinstance(error, DHLabError):
                 raise
             raise BadValueError(f"cannot understand {str(message)[:80]} ({error!r}).") from error
         raise UnknownNameError(f"no action {action!r}.{suggest(str(action), [*EDITS, *QUESTIONS])}")

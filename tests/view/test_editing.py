@@ -165,6 +165,8 @@ def test_an_eraser_without_objects_takes_from_all_polygons_and_removes_what_is_g
     assert rest.keys() == {"small", "large"}
     assert rest["small"] is None
     assert len(rest["large"].interiors) == 1
+    with pytest.raises(BadShapeError, match=r"^a LineString; expected a polygon"):
+        draw(editor, "brush", [[42, 42]], radius=10, objects=["line"])
 
 
 def test_history_names_who_did_what(editor: Editor, document: dh.Document) -> None:
