@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -122,8 +123,11 @@ def test_who_may_only_look_is_told_before_drawing(clinic, anna, slide) -> None:
         opened = open_document(guest, slide)
         assert "guest may look" in opened["layer"]["document"]["readOnly"]
         assert len(changes(guest, opened, 0)["changes"]) == 1
-        edit(guest, opened, 403, **drawing("two"))
-        edit(guest, opened, 403, action="history")
+        for message in (drawing("two"), {"action": "undo"}, {"action": "class", "name": "tumour", "color": [1, 2, 3]}):
+            assert "guest may look" in edit(guest, opened, 403, **message)["message"]
+        assert [one["author"] for one in edit(guest, opened, action="history")["edits"]] == ["anna"]
+        assert edit(guest, opened, action="find", filter={"class": "tumour"})["ids"] == ["one"]
+        assert edit(guest, opened, action="objects", ids=["one"])["features"][0]["id"] == "one"
     with clinic.named("anna") as stranger:
         del stranger.headers["X-XSRFToken"]
         edit(stranger, open_document(anna, slide), 403, **drawing("two"))
@@ -148,6 +152,38 @@ def test_shapes_come_as_they_were_packed(clinic, anna, slide) -> None:
     assert anna.get(address, params={"cells": "0", "revision": 1}).content != old.content
     assert anna.get(address, params={"cells": "0", "revision": 9}).status_code == 410
     assert changes(anna, opened, -5)["layer"]["revision"] == 1
+
+
+def test_a_page_is_told_when_a_document_counts_anew(clinic, anna, slide) -> None:
+    opened = open_document(anna, slide)
+    edit(anna, opened, **drawing("one"))
+    # As of a document that was closed and opened again since the page heard of it.
+    news = changes(anna, opened, 5)
+    assert (news["anew"], news["layer"]["document"]["revision"], news["layer"]["count"]) == (True, 0, 0)
+    assert not changes(anna, opened, -5)["anew"]
+
+
+def test_a_document_that_cannot_be_written_as_it_closes_troubles_no_other(tmp_path: Path, caplog) -> None:
+    from dhlab.io.pool import Stamp
+    from dhlab_lab.documents import Documents
+    from dhlab_lab.views import File
+
+    dh.save(make_scan("slide"), tmp_path / "slide.png")
+    scan = File(tmp_path / "slide.png", Stamp.of(tmp_path / "slide.png"))
+    documents, loop = Documents(most_open=2), asyncio.new_event_loop()
+
+    for name in ("first", "second", "third"):
+        path = tmp_path / f"{name}.geojson"
+        opened = documents.open(name, path, scan, loop)
+        if name != "third":
+            # A folder in the place of the file: it cannot be written.
+            (path / "full").mkdir(parents=True)
+        opened.answer(drawing("one"), "anna", None)
+    documents.close()
+    loop.close()
+    assert len(dh.Annotations.from_geojson(tmp_path / "third.geojson")) == 1
+    for name in ("first", "second"):
+        assert f"{name}.geojson is closed and was not written" in caplog.text
 
 
 def test_bad_requests_are_refused(clinic, anna, slide) -> None:

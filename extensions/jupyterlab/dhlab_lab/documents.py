@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import OrderedDict
 from functools import partial
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "Documents", "OpenDocument"]
 
+LOG = logging.getLogger(__name__)
 LONGEST_WAIT_S = 25.0
 # Shapes as of the last so many times that they were packed: a page may still be asking for those that it began with.
 BASES = 4
@@ -127,9 +129,12 @@ class OpenDocument:
                 self._waiting.discard(news)
 
     def close(self) -> None:
-        """Write the file and let go of it."""
+        """Write the file and let go of it; if that fails, the log says why, and the edits are safe beside it."""
         self._editor.end()
-        self.document.close()
+        try:
+            self.document.close()
+        except (DHLabError, OSError) as error:
+            LOG.warning("%s is closed and was not written: %s", self.document.path, error)
 
     def _hear(self, _: object) -> None:
         self._loop.call_soon_threadsafe(self._wake)
@@ -172,10 +177,13 @@ class Documents:
                 except (DHLabError, OSError) as error:
                     raise Refused(415, str(error)) from error
             self._open.move_to_end(number)
-            idle = [other for other, opened in self._open.items() if not opened.is_watched and other != number]
-            for other in idle[: max(0, len(self._open) - self.most_open)]:
-                self._open.pop(other).close()
-            return self._open[number]
+            idle = [other for other, one in self._open.items() if not one.is_watched and other != number]
+            surplus = [self._open.pop(other) for other in idle[: max(0, len(self._open) - self.most_open)]]
+            opened = self._open[number]
+        # What is slow to close holds up nobody else.
+        for one in surplus:
+            one.close()
+        return opened
 
     def get(self, number: str) -> OpenDocument | None:
         """Return a document that is open, or None."""
@@ -184,17 +192,21 @@ class Documents:
     def close(self) -> None:
         """Close all."""
         with self._lock:
-            while self._open:
-                self._open.popitem()[1].close()
+            every = list(self._open.values())
+            self._open.clear()
+        for one in every:
+            one.close()
 
 
 class DocumentHandler(Handler):
-    """``POST dhlab/documents/{token}``: edit a document, or ask something of it."""
+    """``POST dhlab/documents/{token}``: ask something of a document, or edit it, which not everybody may."""
 
     @web.authenticated
-    @authorized("write")
+    @authorized("read")
     async def post(self, token: str) -> None:
         """Answer what `dhlab.view.editing.Editor.answer` gives; an edit is on the disk by then."""
+        from dhlab.view.editing import EDITS
+
         opened = self.document(token)
         try:
             message = json.loads(self.request.body)
@@ -202,9 +214,12 @@ class DocumentHandler(Handler):
             message = None
         if not isinstance(message, dict):
             raise Refused(400, 'cannot understand what is asked; expected {"action": "…", …}.')
+        forbidden = await self.forbidden()
+        if forbidden and str(message.get("action")) in EDITS:
+            raise Refused(403, forbidden)
         # One after the other, as they came.
         async with opened.turn:
-            answer = await self.work(partial(opened.answer, message, self.author, None))
+            answer = await self.work(partial(opened.answer, message, self.author, forbidden))
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(answer))
 
@@ -215,7 +230,7 @@ class ChangesHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, token: str) -> None:
-        """Answer what `news_since` gives, with the ``layer`` anew if that is too much to tell."""
+        """Answer what `news_since` gives; if that is too much to tell, ``layer``, and ``anew`` if it counts anew."""
         from dhlab.view.editing import news_since
 
         opened = self.document(token)
@@ -230,6 +245,8 @@ class ChangesHandler(Handler):
         news = await self.work(partial(news_since, opened.document, since))
         if news.get("reload"):
             news |= {"layer": await self.work(partial(opened.scene, self.author, await self.forbidden()))}
+            # A document that was closed meanwhile and opened again counts its revisions anew.
+            news |= {"anew": since > news["revision"]}
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(news))
 
