@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import io
+import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import anywidget
 import ipywidgets
@@ -28,7 +29,7 @@ from dhlab.view.tiles import read_values
 from dhlab.view.viewer import STYLE_KEYS, Thing, Viewer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,8 +43,9 @@ STILL_PX = 560
 GAP_PX = 12
 # Of answers that travel together, about.
 MOST_BYTES = 1 << 21
-# What a request may run into without the widget being to blame; the browser is told.
-ANSWERABLE = (DHLabError, OSError, ValueError, KeyError, TypeError, AssertionError, MemoryError)
+LOG = logging.getLogger(__name__)
+# What is answered to a message, and its buffers.
+Reply: TypeAlias = tuple[dict[str, Any], list[bytes]]
 
 
 @overload
@@ -165,16 +167,16 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
         if kind == "bundle":
             script, style, _, version = _bundle()
             self._answer({"type": "bundle", "version": version}, [script, style])
-        elif work := {"tile": self._send_tile, "shapes": self._send_shapes, "values": self._send_values}.get(str(kind)):
+        elif work := {"tile": self._tile, "shapes": self._shapes, "values": self._values}.get(str(kind)):
             # A thread of its own does not know which message it answers; the context does.
-            future = _workers().submit(contextvars.copy_context().run, work, content)
+            future = _workers().submit(contextvars.copy_context().run, self._reply, work, content)
             self._futures[view, number] = future
             future.add_done_callback(lambda _: self._futures.pop((view, number), None))
         elif kind == "edit":
             # One after the other, as they were made; none is withdrawn.
-            _editing().submit(contextvars.copy_context().run, self._send_edit, content)
+            _editing().submit(contextvars.copy_context().run, self._reply, self._edited, content)
         elif kind == "learn":
-            _workers().submit(contextvars.copy_context().run, self._send_learning, content)
+            _workers().submit(contextvars.copy_context().run, self._reply, self._learned, content)
         elif kind == "several":
             for request in content.get("requests", ()):
                 if request.get("type") != "several":
@@ -184,63 +186,47 @@ class ViewerWidget(Viewer, anywidget.AnyWidget):
                 if waiting := self._futures.get((view, int(stale))):
                     waiting.cancel()
 
-    def _send_tile(self, content: dict[str, Any]) -> None:
-        head = {k: content.get(k) for k in ("type", "view", "id")}
+    def _reply(self, work: Callable[[dict[str, Any]], Reply], content: dict[str, Any]) -> None:
+        """Do what a message asks for and answer it, whatever happens: the browser waits."""
+        head = {k: content[k] for k in ("type", "view", "id", "layer") if k in content}
         try:
-            layer = self.layer(int(content["layer"]))
-            assert layer.tiles is not None
-            settings = {k: v for k, v in content.get("style", {}).items() if k in STYLE_KEYS}
-            index = carry_index(content.get("index") or {}, self.base, layer.tiles.scan)
-            place = (int(content[k]) for k in ("level", "row", "column"))
-            data, mime = layer.tiles.encode(*place, **settings, index=index)
-        except ANSWERABLE as error:
+            answer, buffers = work(content)
+        except (DHLabError, OSError) as error:
+            self._answer(head | {"error": str(error)}, [])
+        except Exception as error:
+            LOG.warning("a message of the viewer failed: %.200s", content, exc_info=True)
             self._answer(head | {"error": f"{type(error).__name__}: {error}"}, [])
         else:
-            self._answer(head | {"mime": mime}, [data])
+            self._answer(head | answer, buffers)
 
-    def _send_values(self, content: dict[str, Any]) -> None:
-        head = {k: content.get(k) for k in ("type", "view", "id")}
-        try:
-            thing = self.layer(int(content["layer"])).thing
-            assert isinstance(thing, Scan)
-            index = carry_index(content.get("index") or {}, self.base, thing)
-            values = read_values(thing, int(content["y"]), int(content["x"]), index=index)
-        except ANSWERABLE as error:
-            self._answer(head | {"error": f"{type(error).__name__}: {error}"}, [])
-        else:
-            self._answer(head | {"values": values}, [])
+    def _tile(self, content: dict[str, Any]) -> Reply:
+        layer = self.layer(int(content["layer"]))
+        assert layer.tiles is not None
+        settings = {k: v for k, v in content.get("style", {}).items() if k in STYLE_KEYS}
+        index = carry_index(content.get("index") or {}, self.base, layer.tiles.scan)
+        place = (int(content[k]) for k in ("level", "row", "column"))
+        data, mime = layer.tiles.encode(*place, **settings, index=index)
+        return {"mime": mime}, [data]
 
-    def _send_shapes(self, content: dict[str, Any]) -> None:
-        head = {k: content.get(k) for k in ("type", "view", "id")}
-        try:
-            layer = self.layer(int(content["layer"]))
-            assert layer.shapes is not None
-            cells = content.get("cells")
-            # Other shapes have other cells: a browser that does not know of them yet gets none.
-            current = int(content.get("revision", layer.revision)) == layer.revision
-            data = layer.shapes.catalogue() if cells is None else layer.shapes.outlines(cells if current else ())
-        except ANSWERABLE as error:
-            self._answer(head | {"error": f"{type(error).__name__}: {error}"}, [])
-        else:
-            self._answer(head, [data])
+    def _values(self, content: dict[str, Any]) -> Reply:
+        thing = self.layer(int(content["layer"])).thing
+        assert isinstance(thing, Scan)
+        index = carry_index(content.get("index") or {}, self.base, thing)
+        return {"values": read_values(thing, int(content["y"]), int(content["x"]), index=index)}, []
 
-    def _send_edit(self, content: dict[str, Any]) -> None:
-        head = {k: content.get(k) for k in ("type", "view", "id", "layer")}
-        try:
-            answer = self.edit(int(content["layer"]), content)
-        except ANSWERABLE as error:
-            self._answer(head | {"error": str(error) if isinstance(error, DHLabError) else repr(error)}, [])
-        else:
-            self._answer(head | answer, [])
+    def _shapes(self, content: dict[str, Any]) -> Reply:
+        layer = self.layer(int(content["layer"]))
+        assert layer.shapes is not None
+        cells = content.get("cells")
+        # Other shapes have other cells: a browser that does not know of them yet gets none.
+        current = int(content.get("revision", layer.revision)) == layer.revision
+        return {}, [layer.shapes.catalogue() if cells is None else layer.shapes.outlines(cells if current else ())]
 
-    def _send_learning(self, content: dict[str, Any]) -> None:
-        head = {k: content.get(k) for k in ("type", "view", "id", "layer")}
-        try:
-            learning = self.learn(int(content["layer"]), str(content.get("action")))
-        except ANSWERABLE as error:
-            self._answer(head | {"error": str(error) if isinstance(error, DHLabError) else repr(error)}, [])
-        else:
-            self._answer(head | {"learning": learning}, [])
+    def _edited(self, content: dict[str, Any]) -> Reply:
+        return self.edit(int(content["layer"]), content), []
+
+    def _learned(self, content: dict[str, Any]) -> Reply:
+        return {"learning": self.learn(int(content["layer"]), str(content.get("action")))}, []
 
     def _hear_of_edit(self, number: int, news: dict[str, Any]) -> None:
         self._answer({"type": "edited", "layer": number, **news}, [])

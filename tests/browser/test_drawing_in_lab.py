@@ -448,6 +448,21 @@ def test_a_notebook_and_a_tab_draw_on_one_document(open_document, open_stage, br
     disk = Reader(folder / "disc.tif", shared)
     assert [tool for tool in disk.tools if tool != "class"] == ["rectangle", "ellipse", "delete"]
     assert len(disk.annotations) == 1
+
+    # What the server fails at is not sent over and over: it is told, and others are sent.
+    address = "**/dhlab/documents/*"
+    tab.route(address, lambda route: route.fulfill(status=500, json={"message": "the server failed (KeyError)"}))
+    stage.press("o")
+    stage.drag((300, 300), (600, 600))
+    stage.viewer.get_by_text("the server failed (KeyError)").wait_for(timeout=30_000)
+    stage.press("r")
+    with tab.expect_request(lambda request: "rectangle" in (request.post_data or "")):
+        stage.drag((300, 900), (600, 1200))
+    stage.viewer.get_by_text("2 edits are not saved").wait_for(timeout=30_000)
+    tab.unroute(address)
+    stage.viewer.get_by_role("button", name="Try again").click()
+    stage.saved()
+    assert len(disk.annotations) == 3
     tab.close()
 
 

@@ -215,6 +215,16 @@ def test_edits_that_are_sent_at_once_are_all_made_and_those_sent_twice_once(clin
     assert changes(anna, opened, 0)["revision"] == 40
 
 
+def test_a_mistake_of_the_server_is_told_and_stands_in_its_log(start_server, tmp_path: Path) -> None:
+    for name in ("clinic", "home"):
+        (tmp_path / name).mkdir()
+    dh.save(make_scan("slide"), tmp_path / "clinic" / "slide.png")
+    with start_server(tmp_path / "clinic", tmp_path / "home", PEOPLE) as clinic, clinic.named("anna") as anna:
+        answer = edit(anna, open_document(anna, "slide.png"), 500, action="find", filter="tumour")
+    assert "AttributeError" in answer["message"]
+    assert "Traceback" in (tmp_path / "home" / "server.log").read_text()
+
+
 @pytest.mark.timeout(120)
 def test_a_server_that_is_killed_while_people_draw_loses_nothing_that_it_answered(start_server, tmp_path: Path) -> None:
     folder, slide = tmp_path / "clinic", "slide.png"

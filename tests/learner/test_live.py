@@ -209,7 +209,7 @@ def test_the_browser_is_answered(slide: Scan, document: Document, strokes: Annot
     assert widget._scene["layers"][1]["document"]["can"] == ["learn"]
     document.add(strokes)
     for action in ("start", "leap"):
-        widget._send_learning({"type": "learn", "view": "v", "id": 7, "layer": 1, "action": action})
+        widget._reply(widget._learned, {"type": "learn", "view": "v", "id": 7, "layer": 1, "action": action})
     assert answers[-2]["learning"]["state"] == "training"
     assert "no action 'leap'" in answers[-1]["error"]
     widget.close()

@@ -222,7 +222,7 @@ def test_a_busy_reader_blocks_neither_the_kernel_nor_other_layers_and_stale_requ
     assert kernel.run("time.sleep(0.2); print(len(viewer._futures))")[0] == "0"
 
 
-def test_tiles_come_while_a_cell_that_changed_the_viewer_runs_on(kernel: Kernel) -> None:
+def test_tiles_come_while_a_cell_that_changed_the_viewer_runs_on(kernel: Kernel, tmp_path: Path) -> None:
     comm = open_viewer(kernel, "slide")
     session, client = kernel.client.session, kernel.client
     client.control_channel.send(session.msg("create_subshell_request"))
@@ -236,17 +236,19 @@ def test_tiles_come_while_a_cell_that_changed_the_viewer_runs_on(kernel: Kernel)
 
     ask(900)
     kernel.receive(900)
-    running = client.execute("viewer.zoom = 0.25\nheat_layer = viewer.add(heat)\ntime.sleep(6)\nprint('slept')")
+    seen = tmp_path / "seen"
+    wait = f"import os\nwhile not os.path.exists({str(seen)!r}): time.sleep(0.05)"
+    running = client.execute(f"viewer.zoom = 0.25\nheat_layer = viewer.add(heat)\n{wait}")
     while True:
         got = client.get_iopub_msg(timeout=30)
         if got["content"].get("data", {}).get("state", {}).get("zoom") == 0.25:
             break
     time.sleep(0.5)
-    begin = time.monotonic()
     for number in (901, 902):
         ask(number)
         assert "mime" in kernel.receive(number)[0]
-    assert time.monotonic() - begin < 4
+    # The cell has waited for this.
+    seen.touch()
     while client.get_shell_msg(timeout=60)["parent_header"].get("msg_id") != running:
         pass
 
@@ -472,11 +474,12 @@ def test_a_document_is_edited_over_the_comm_and_tells_what_others_do(kernel: Ker
     assert "does not cut" in kernel.receive(2030)[0]["error"]
     kernel.send(comm, **edit | {"layer": 0}, id=2031, action="undo")
     assert "is no document" in kernel.receive(2031)[0]["error"]
+    # A mistake that nobody foresaw is answered, too.
+    kernel.send(comm, **edit, id=2032, action="find", filter="tumour")
+    assert "AttributeError" in kernel.receive(2032)[0]["error"]
     with dh.Document.open(make_slide(), path, "ben") as ben:
         ben.change("one", review="accepted")
-        started = time.monotonic()
         news = pushed(kernel, "edited")
-        assert time.monotonic() - started < 2
     assert (news["author"], news["layer"]) == ("ben", 1)
     assert news["changes"][0]["feature"]["properties"]["metadata"]["review"] == "accepted"
     kernel.run("document.add(shapely.Point(1, 2), 'cell'); document.close()")
@@ -506,7 +509,7 @@ def test_a_kernel_that_is_killed_while_one_draws_loses_nothing_that_it_answered(
         kernel.stop()
     with dh.Document.open(make_slide(), path, "anna") as document:
         assert answered <= set(document.annotations.ids)
-        assert 20 <= len(document) < 399
+        assert len(document) >= 20
         document.undo()
     assert len(dh.Annotations.from_geojson(path)) == len(document)
 

@@ -108,7 +108,12 @@ class Handler(APIHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the message of a refusal, else with what the status means."""
         error = kwargs.get("exc_info", (None, None))[1]
-        message = error.message if isinstance(error, Refused) else getattr(error, "log_message", None) or self._reason
+        if isinstance(error, Refused):
+            message = error.message
+        elif error is None or isinstance(error, web.HTTPError):
+            message = getattr(error, "log_message", None) or self._reason
+        else:
+            message = f"the server failed ({type(error).__name__}: {error}); its log says where."
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps({"message": message}))
 

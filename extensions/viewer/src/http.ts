@@ -16,7 +16,9 @@ export interface Opened {
 const ASK_AGAIN = [403, 410];
 const BUSY = 503;
 // Nothing of the server's own: it is down, or a proxy before it answers in its place.
-const AWAY = [0, 500, 502, 504];
+const AWAY = [0, 502, 504];
+// It would fail again.
+const FAILED = 500;
 const WAITS_MS = [250, 500, 1000, 2000];
 
 export class HttpTransport implements Transport {
@@ -138,7 +140,7 @@ async function patiently<T>(act: () => Promise<T>, signal: AbortSignal): Promise
     try {
       return await act();
     } catch (error) {
-      if (error instanceof ServerError && AWAY.includes(error.status)) throw new Refused(error.message);
+      if (error instanceof ServerError && [FAILED, ...AWAY].includes(error.status)) throw new Refused(error.message);
       if (!(error instanceof ServerError) || error.status !== BUSY) throw error;
       await new Promise((done) => setTimeout(done, wait));
     }

@@ -113,8 +113,7 @@ export class EditQueue {
       this.failures = 0;
       const at = this.waiting.indexOf(sent);
       if (at >= 0) this.waiting.splice(at, 1);
-      // Python puts the kind of the error first.
-      if (error) this.refused.push({ edit: sent, reason: error.message.replace(/^\w+: /, "") });
+      if (error) this.refused.push({ edit: sent, reason: error.message });
       if (answer) this.events.answered(sent, answer);
       this.events.changed();
     }

@@ -84,7 +84,7 @@ export class LearningCard {
     this.fault = "";
     this.asked = action;
     this.refresh();
-    await this.events.learn(action).catch((error: Error) => (this.fault = error.message.replace(/^\w+: /, "")));
+    await this.events.learn(action).catch((error: Error) => (this.fault = error.message));
     this.asked = null;
     this.refresh();
   }
