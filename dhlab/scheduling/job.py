@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dhlab import env
-from dhlab.errors import BadValueError, DHLabError, JobError, NotFoundError, SchedulerError, UnknownNameError, suggest
+from dhlab.errors import BadValueError, DHLabError, JobError, SchedulerError, UnknownNameError, suggest
 from dhlab.scheduling.clusters import Sight, cluster_named
 from dhlab.scheduling.folder import CANCELLED, ERROR, PROGRESS, REQUEST, RESULT, JobFolder
 from dhlab.scheduling.table import draw_table, write_row
@@ -308,7 +309,7 @@ class Job:
         return sorted((place for place in found if place.exists()), key=lambda place: -place.stat().st_mtime)
 
     def __repr__(self) -> str:
-        return f"Job({self.id}: {write_row(self.to_dict())})"
+        return _write(self.to_dict())
 
     def _repr_html_(self) -> str:
         return draw_table([self.to_dict()])
@@ -358,13 +359,13 @@ class Jobs(Sequence[Job]):
         """Return all that a table shows of the latest `most` of them, JSON-compatible."""
         found = []
         for job in self._jobs[:most]:
-            # Somebody may remove a folder while we look.
-            with suppress(NotFoundError):
+            # Somebody may remove a folder while we look; a damaged one hides no other.
+            with suppress(DHLabError, OSError):
                 found.append(job.to_dict())
         return found
 
     def __repr__(self) -> str:
-        return "\n".join(repr(job) for job in self._jobs) or f"no jobs in {self.folder}"
+        return "\n".join(map(_write, self.to_dicts())) or f"no jobs in {self.folder}"
 
     def draw(self, found: Sequence[dict[str, Any]]) -> str:
         """Return what `to_dicts` gave as an HTML table."""
@@ -379,9 +380,9 @@ class Jobs(Sequence[Job]):
         return self.draw(self.to_dicts())
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        from dhlab.view.jobs import JobsTable
+        from dhlab.view.jobs import table_of
 
-        bundle = JobsTable(self)._repr_mimebundle_()
+        bundle = table_of(self)._repr_mimebundle_()
         return {**bundle, "text/plain": repr(self), "text/html": self._repr_html_()}
 
 
@@ -407,11 +408,15 @@ def _find(folder: Path) -> list[Job]:
         if (place / REQUEST).exists():
             try:
                 job = Job(place)
-                found.append((job.request.submitted, job))
-            except DHLabError:
+                found.append((datetime.fromisoformat(job.request.submitted), job))
+            except (DHLabError, ValueError):
                 # A damaged folder hides no other one.
                 continue
     return [job for _, job in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def _write(row: dict[str, Any]) -> str:
+    return f"Job({row['id']}: {write_row(row)})"
 
 
 def _tail(place: Path, lines: int) -> str:

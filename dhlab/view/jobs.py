@@ -12,16 +12,20 @@ from dhlab.errors import DHLabError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-__all__ = ["JobsTable"]
+__all__ = ["JobsTable", "table_of"]
 
 SECONDS_WHILE_RUNNING, SECONDS_AT_REST = 2.0, 10.0
 LINES_OF_LOG = 30
 ACTIVE = ("queued", "running", "requeued")
+_shown: dict[Path, JobsTable] = {}
 
 
 class Source(Protocol):
     """Jobs, as `dhlab.jobs` gives them."""
+
+    folder: Path
 
     def refresh(self) -> Any:
         """Look again."""
@@ -37,7 +41,7 @@ class Source(Protocol):
 
 
 class JobsTable(ipywidgets.VBox):  # type: ignore[misc] # ipywidgets ships no types
-    """A live table of jobs; made by showing what `dhlab.jobs` returns.
+    """A live table of jobs, kept by a thread until it is closed; `table_of` finds the one that is shown already.
 
     Parameters
     ----------
@@ -83,11 +87,16 @@ class JobsTable(ipywidgets.VBox):  # type: ignore[misc] # ipywidgets ships no ty
         self._ended.set()
         super().close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is gone."""
+        return self._ended.is_set()
+
     def _follow(self) -> None:
         while not self._ended.wait(self._pause()):
             try:
                 self.update()
-            except DHLabError as error:
+            except (DHLabError, OSError) as error:
                 self._tell(str(error))
 
     def _pause(self) -> float:
@@ -104,7 +113,7 @@ class JobsTable(ipywidgets.VBox):  # type: ignore[misc] # ipywidgets ships no ty
         try:
             self._tell(act(self.jobs[self._choice.value]))
             self.update()
-        except DHLabError as error:
+        except (DHLabError, OSError) as error:
             self._tell(str(error))
 
     def _show_log(self, job: Any) -> str:
@@ -122,3 +131,19 @@ class JobsTable(ipywidgets.VBox):  # type: ignore[misc] # ipywidgets ships no ty
         outside = "max-height:20em;overflow:auto;display:flex;flex-direction:column-reverse"
         inside = "flex:none;margin:0;white-space:pre-wrap;line-height:1.3"
         self._told.value = f"<div style='{outside}'><pre role='log' style='{inside}'>{html.escape(text)}</pre></div>"
+
+
+def table_of(jobs: Source) -> JobsTable:
+    """Return the table of a folder's jobs as they are now: one for all cells that show it.
+
+    Parameters
+    ----------
+    jobs
+        The jobs.
+    """
+    table = _shown.get(jobs.folder)
+    if table is None or table.closed:
+        table = _shown[jobs.folder] = JobsTable(jobs)
+    else:
+        table.update()
+    return table

@@ -19,6 +19,7 @@ import pytest
 import dhlab as dh
 from dhlab.errors import BadFileError, BadValueError, JobError, NotFoundError, SchedulerError, UnknownNameError
 from dhlab.scheduling import heartbeat
+from dhlab.view import jobs as view_jobs
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 
@@ -364,3 +365,32 @@ def test_the_table_shows_what_there_is() -> None:
     slow["progress"]["rate"] = 0.25
     assert "0.250/s" in table.draw([slow])
     assert json.loads((done.folder / "job.json").read_text())["call"].endswith("int")
+    # In the night in which the clocks go back.
+    for job, submitted in ((done, "2025-10-26T02:50:00+02:00"), (failed, "2025-10-26T02:10:00+01:00")):
+        told = json.loads((job.folder / "job.json").read_text()) | {"submitted": submitted}
+        (job.folder / "job.json").write_text(json.dumps(told))
+    assert [job.id for job in dh.jobs()] == [failed.id, done.id]
+
+
+def test_cells_share_one_live_table(monkeypatch, jobs_folder) -> None:
+    def threads() -> int:
+        return [thread.name for thread in threading.enumerate()].count("dhlab-jobs")
+
+    def broken(*_: object) -> None:
+        raise OSError("Stale file handle")
+
+    monkeypatch.setattr(view_jobs, "SECONDS_AT_REST", 0.01)
+    before = threads()
+    views = [dh.jobs()._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"] for _ in range(3)]
+    assert len({view["model_id"] for view in views}) == 1
+    assert threads() == before + 1
+    table = view_jobs.table_of(dh.jobs())
+    with monkeypatch.context() as patched:
+        patched.setattr(table.jobs, "refresh", broken)
+        wait_for(lambda: "Stale file handle" in table.children[-1].value)
+    assert str(jobs_folder) in wait_for(lambda: table.children[0].value)
+    table.close()
+    wait_for(lambda: threads() == before)
+    again = view_jobs.table_of(dh.jobs())
+    assert again is not table
+    again.close()
