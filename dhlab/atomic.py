@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -29,9 +30,11 @@ __all__ = [
     "atomic_write_text",
     "is_abandoned",
     "is_alive",
+    "keep_permissions",
     "move_into_place",
     "process_identity",
     "remove",
+    "share",
     "storage_error",
     "storage_errors",
     "sync",
@@ -62,7 +65,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path
-        Where the file shall appear. What is there is replaced; a symbolic link is followed.
+        Where the file shall appear. What is there is replaced, and its permissions stay; a symbolic link is followed.
 
     Yields
     ------
@@ -80,6 +83,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = _partial(target)
     with _removed_on_failure(partial, target):
         yield partial
+        keep_permissions(partial, target)
         sync(partial)
         partial.replace(target)
         sync(target.parent)
@@ -203,6 +207,27 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def keep_permissions(path: Path, old: Path) -> None:
+    """Give a file of this user the group and permissions of an old one, if there is one."""
+    with suppress(FileNotFoundError):
+        _permit(path, old.stat().st_mode, old.stat().st_gid)
+
+
+def share(path: Path) -> None:
+    """Let everybody who may write into the folder of a file or folder also write into it, whatever the umask.
+
+    Parameters
+    ----------
+    path
+        Just made by this user.
+    """
+    folder, mode = path.parent.stat(), path.stat().st_mode
+    everything = 0o7 if path.is_dir() else 0o6
+    for others, bits in ((stat.S_IWGRP, everything << 3), (stat.S_IWOTH, everything)):
+        mode |= bits if folder.st_mode & others else 0
+    _permit(path, mode, folder.st_gid)
+
+
 def process_identity(pid: int | None = None) -> str:
     """Return a name for a process, this one if `pid` is None, that no other has: ``<machine>-<pid>-<start>``."""
     pid = os.getpid() if pid is None else pid
@@ -238,6 +263,18 @@ def is_abandoned(place: Path, identity: str, *, silence_s: float = FOREIGN_STALE
     """
     alive = is_alive(identity)
     return time.time() - _last_change(place) > silence_s if alive is None else not alive
+
+
+def _permit(path: Path, mode: int, group: int) -> None:
+    # Some file systems know no permissions.
+    with suppress(OSError):
+        if path.stat().st_gid != group:
+            try:
+                os.chown(path, -1, group)
+            except PermissionError:
+                # It stays with another group, which gets no more than everybody.
+                mode = mode & ~stat.S_IRWXG | (mode & stat.S_IRWXO) << 3
+        path.chmod(stat.S_IMODE(mode))
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -56,6 +57,22 @@ def test_failure_leaves_the_old_file(tmp_path: Path, error: type[BaseException])
         fail_after(partial.write_text, "half", error=error)
     assert target.read_text(encoding="utf-8") == "old µ"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
+def test_a_file_keeps_the_permissions_of_what_it_replaces(tmp_path: Path, mode: int) -> None:
+    target = tmp_path / "a"
+    atomic_write_text(target, "old")
+    fresh = target.stat().st_mode
+    (tmp_path / "b").touch()
+    assert fresh == (tmp_path / "b").stat().st_mode
+    target.chmod(mode)
+    atomic_write_text(target, "new")
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+    if os.geteuid() == 0:
+        os.chown(target, -1, 3000)
+        atomic_write_text(target, "newer")
+        assert target.stat().st_gid == 3000
 
 
 @pytest.mark.parametrize("before", ["nothing", "folder", "file", "link"])

@@ -130,7 +130,7 @@ class Document:
         Raises
         ------
         BadFileError
-            If the file is damaged, or file or log belong to another scan.
+            If the file is damaged, or file or log belong to another scan or may not be read.
         BadValueError
             If the scan has no file and no `path` is given.
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from dhlab.annotations.edits import Change, Edit
-from dhlab.atomic import storage_errors, sync
+from dhlab.atomic import keep_permissions, share, storage_errors, sync
 from dhlab.errors import BadFileError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["EditLog", "Heads"]
@@ -32,10 +34,12 @@ class EditLog:
         Where the files of the writers lie; made with the first edit.
     scan
         Name and shape of the scan, as `dhlab.annotations.snapshot.identify` gives them.
+    file
+        The document's file; whoever may read it may read the log, too.
     """
 
-    def __init__(self, folder: Path, scan: dict[str, Any]) -> None:
-        self.folder, self.scan = folder, scan
+    def __init__(self, folder: Path, scan: dict[str, Any], file: Path) -> None:
+        self.folder, self.scan, self.file = folder, scan, file
         self.edits: dict[str, list[Edit]] = {}
         self.saved: tuple[int, Heads] = (0, {})
         self.unfinished: set[str] = set()
@@ -43,6 +47,8 @@ class EditLog:
         self.writer: str | None = None
         self._file: int | None = None
         self._sizes: dict[str, int] = {}
+        # Files that cannot be read are tried again when they have grown beyond this.
+        self._refused: dict[str, int] = {}
 
     @property
     def heads(self) -> Heads:
@@ -55,16 +61,16 @@ class EditLog:
         Parameters
         ----------
         strict
-            Raise if a file is no edit log; else it is left out.
+            Raise if a file is no edit log or cannot be read; else it is left out.
 
         Raises
         ------
         BadFileError
-            If a file is no edit log, or one of another scan or a later version.
+            If a file is no edit log, or one of another scan or a later version, or may not be read.
         """
         found = []
         try:
-            with os.scandir(self.folder) as entries:
+            with read_errors(self.folder), os.scandir(self.folder) as entries:
                 grown = [
                     (entry.name.removesuffix(SUFFIX), entry.stat().st_size)
                     for entry in entries
@@ -73,13 +79,13 @@ class EditLog:
         except (FileNotFoundError, NotADirectoryError):
             return []
         for writer, size in sorted(grown):
-            if writer != self.writer and size > self._sizes.get(writer, 0):
+            if writer != self.writer and size > max(self._sizes.get(writer, 0), self._refused.get(writer, 0)):
                 try:
                     found += self._read_file(writer)
                 except BadFileError as error:
                     if strict:
                         raise
-                    self._sizes[writer] = size
+                    self._refused[writer] = size
                     self.faults.append(str(error))
         return sorted(found, key=lambda item: item[0].stamp)
 
@@ -113,8 +119,12 @@ class EditLog:
             writer = secrets.token_hex(8)
             path = self.folder / (writer + SUFFIX)
             with storage_errors(path):
-                self.folder.mkdir(exist_ok=True)
+                with suppress(FileExistsError):
+                    self.folder.mkdir()
+                    share(self.folder)
                 self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
+                share(path)
+                keep_permissions(path, self.file)
                 sync(self.folder.parent)
                 sync(self.folder)
             self.writer, self.edits[writer], self._sizes[writer] = writer, [], 0
@@ -154,7 +164,7 @@ class EditLog:
     def _read_file(self, writer: str) -> list[tuple[Edit, tuple[Change, ...]]]:
         path = self.folder / (writer + SUFFIX)
         start = self._sizes.get(writer, 0)
-        with path.open("rb") as file:
+        with read_errors(path), path.open("rb") as file:
             file.seek(start)
             data = file.read()
         # A line without an end is being written, or was never acknowledged.
@@ -200,6 +210,17 @@ class EditLog:
         if version > VERSION:
             raise BadFileError(f"{path} has version {version}; expected at most {VERSION}. Update dhlab.")
         check_scan(scan, self.scan, path)
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a document's file or folder into a `BadFileError`, if it is there."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise BadFileError(f"cannot read {path}: {error.strerror}. Ask its owner or whoever runs the disk.") from error
 
 
 def check_scan(found: Any, expected: dict[str, Any], path: Path) -> None:

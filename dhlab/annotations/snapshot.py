@@ -12,6 +12,7 @@ import orjson
 from dhlab.annotations.collection import format_uuids
 from dhlab.annotations.coordinates import dumps
 from dhlab.annotations.features import check_features, class_name_of, color_of, flatten, moved
+from dhlab.annotations.log import read_errors
 from dhlab.annotations.records import GEOMETRY, Record, Records, feature_bytes, geometry_bytes, to_record
 from dhlab.annotations.scanner import feature_blocks, without_collector
 from dhlab.errors import BadFileError
@@ -74,9 +75,10 @@ def read_snapshot(path: Path, offset: Sequence[float], *, whole: bool = True) ->
     Raises
     ------
     BadFileError
-        If it is not GeoJSON.
+        If it is not GeoJSON, or may not be read.
     """
-    data = path.read_bytes()
+    with read_errors(path):
+        data = path.read_bytes()
     cut = data.rfind(OURS)
     digest = _digest(data[: cut if cut >= 0 else len(data)])
     member = _member(data[cut + len(OURS) :]) if cut >= 0 else {}

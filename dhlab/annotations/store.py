@@ -16,7 +16,7 @@ from dhlab.annotations.records import GEOMETRY, equal_geometries, geometries_of
 from dhlab.annotations.registers import State
 from dhlab.annotations.scanner import without_collector
 from dhlab.annotations.snapshot import Snapshot, read_snapshot, write_features
-from dhlab.atomic import atomic_file, storage_error
+from dhlab.atomic import atomic_file, share, storage_error
 from dhlab.errors import BadFileError
 
 if TYPE_CHECKING:
@@ -108,12 +108,12 @@ class Store:
     Raises
     ------
     BadFileError
-        If file or log are damaged or belong to another scan.
+        If file or log are damaged, belong to another scan, or may not be read.
     """
 
     def __init__(self, path: Path, scan: dict[str, Any], offset: Sequence[float]) -> None:
         self.path, self.scan, self.offset = path, scan, offset
-        self.log = EditLog(places_of(path)[1], scan)
+        self.log = EditLog(places_of(path)[1], scan, path)
         self._file_stamp = _stamp_of(path)
         snapshot = read_snapshot(path, offset) if self._file_stamp else Snapshot()
         if snapshot.scan is not None:
@@ -229,6 +229,7 @@ class Store:
                             # Bit by bit: a log that is made durable meanwhile need not wait for the whole.
                             os.fdatasync(file.fileno())
                             begun = 0
+                share(partial)
                 stamp = _stamp_of(partial)
                 if _stamp_of(self.path) not in (plan.replaces, None):
                     raise _OvertakenError

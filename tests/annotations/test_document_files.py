@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +522,81 @@ def test_a_document_on_a_file_system_without_writing_can_be_looked_at(scan: dh.S
         document.close()
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def test_a_private_document_stays_private(scan: dh.Scan, place: Path) -> None:
+    place.write_text(json.dumps(QUPATH))
+    place.chmod(0o600)
+    place.parent.chmod(0o775)
+    with Document.open(scan, place) as document:
+        document.add(SQUARE)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (place, *log_files(place))] == [0o600, 0o600]
+
+
+@contextmanager
+def as_user(number: int, umask: int) -> Iterator[None]:
+    """Do something as another user, who is also of the group 3000."""
+    groups, before = os.getgroups(), os.umask(umask)
+    os.setgroups([3000])
+    os.setegid(number)
+    os.seteuid(number)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as other users")
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o2775, 0o775])
+def test_two_users_share_a_document_in_a_folder_of_their_group(scan: dh.Scan, umask: int, mode: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "project", "slide.geojson")
+        with Document.open(scan, Path(folder, "first.geojson")) as document:
+            # What is imported late may not be readable for others.
+            document.add(SQUARE)
+        Path(folder).chmod(0o755)
+        place.parent.mkdir()
+        os.chown(place.parent, 0, 3000)
+        place.parent.chmod(mode)
+        for count, user in enumerate((1001, 1002, 1001)):
+            with as_user(user, umask), Document.open(scan, place) as document:
+                assert document.read_only is None
+                assert len(document) == count
+                document.add(SQUARE)
+        assert len(features(place)) == 3
+        for path in (place, *log_files(place)):
+            assert path.stat().st_gid == 3000
+            assert stat.S_IMODE(path.stat().st_mode) == (0o660 if umask == 0o077 else 0o664)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as other users")
+def test_what_may_not_be_read_is_told(scan: dh.Scan) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "slide.geojson")
+        Path(folder).chmod(0o777)
+        with Document.open(scan, place, "anna") as anna, Document.open(scan, place, "ben") as ben:
+            anna.add(SQUARE)
+            (log,) = log_files(place)
+            log.chmod(0o600)
+            with as_user(1001, 0o022), pytest.warns(DHLabWarning, match=r"cannot read .*jsonl: Permission denied"):
+                ben.poll()
+            with as_user(1001, 0o022):
+                assert not ben.poll()
+            anna.add(SQUARE)
+            log.chmod(0o644)
+            assert ben.poll()
+            assert len(ben) == 2
+        for path in (log, place):
+            path.chmod(0o600)
+            with as_user(1001, 0o022), pytest.raises(BadFileError, match="cannot read"):
+                Document.open(scan, place)
+            path.chmod(0o644)
+        with as_user(1001, 0o022):
+            Document.open(scan, place).close()
 
 
 def test_a_link_leads_to_the_same_document(scan: dh.Scan, tmp_path: Path) -> None:
