@@ -9,10 +9,11 @@ from typing import Any, Self
 
 from dhlab.errors import BadValueError, MissingDependencyError
 
-__all__ = ["CLUSTERS", "Request", "check_installed"]
+__all__ = ["CLUSTERS", "Request", "check_installed", "count_gpus"]
 
 CLUSTERS = ("local", "slurm")
 LONGEST_SIGNAL_S = 120
+MINUTES_ON_SLURM = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Request:
     gpus
         GPUs for each worker.
     minutes
-        Time after which the job is stopped and begun again; None is no limit.
+        Time after which the job is stopped and begun again; None is 60 on Slurm, and no limit elsewhere.
     partition
         Partition of Slurm; None is the site's default.
     max_requeues
@@ -48,7 +49,7 @@ class Request:
     options
         Further long options of ``sbatch``.
     devices
-        ``CUDA_VISIBLE_DEVICES`` where the job was submitted; None if it was not set.
+        ``CUDA_VISIBLE_DEVICES`` of a job on this machine; None leaves it unset.
     submitted
         When, ISO 8601.
     numbers
@@ -77,6 +78,10 @@ class Request:
     numbers: tuple[str, ...] = ()
     parts: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.minutes is None and self.cluster == "slurm":
+            object.__setattr__(self, "minutes", MINUTES_ON_SLURM)
+
     def check(self) -> None:
         """Raise BadValueError if something is asked that no cluster can give."""
         for name, least in (("workers", 1), ("nodes", 1), ("least_workers", 0), ("gpus", 0), ("max_requeues", 0)):
@@ -101,6 +106,10 @@ class Request:
             raise BadValueError(f"nodes={self.nodes} on this machine alone; expected 1, or cluster='slurm'.")
         if self.partition is not None or self.options:
             raise BadValueError("partition and options are for Slurm; pass cluster='slurm' or leave them out.")
+        if self.gpus and self.gpus * self.workers > (there := count_gpus()):
+            raise BadValueError(
+                f"{self.workers} workers with {self.gpus} GPUs each; expected at most this machine's {there}."
+            )
 
     @property
     def signal_s(self) -> int:
@@ -132,3 +141,10 @@ def check_installed(package: str, extra: str) -> None:
     """Raise MissingDependencyError if a package is not there, which an extra of dhlab installs."""
     if find_spec(package) is None:
         raise MissingDependencyError(f"this needs {package}, which is not installed: pip install 'dhlab[{extra}]'.")
+
+
+def count_gpus() -> int:
+    """Return how many GPUs this process may use."""
+    import torch
+
+    return torch.cuda.device_count()

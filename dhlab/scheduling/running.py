@@ -26,7 +26,7 @@ from dhlab.scheduling.cohort import Cohort
 from dhlab.scheduling.dashboard import find_dashboards
 from dhlab.scheduling.folder import pack
 from dhlab.scheduling.records import CohortFolder, remove_abandoned
-from dhlab.scheduling.request import Request, check_installed
+from dhlab.scheduling.request import Request, check_installed, count_gpus
 from dhlab.scheduling.slides import Work, process_slide, unpack
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_cohort"]
 
-MINUTES_ON_SLURM = 60.0
 WORKERS_ON_SLURM = 8
 LONGEST_NAME = 150
 # Arguments that change how something is computed, and not what.
@@ -232,22 +231,14 @@ def _request(
         cluster=cluster,
         workers=1 if workers is None else workers,
         gpus=gpus,
-        minutes=MINUTES_ON_SLURM if minutes is None and cluster == "slurm" else minutes,
+        minutes=minutes,
         partition=partition,
         options=dict(options or {}),
     )
     request.check()
     most = WORKERS_ON_SLURM
     if cluster == "local":
-        most = env.core_count()
-        if gpus:
-            import torch
-
-            most = (there := torch.cuda.device_count()) // gpus
-            if (workers or 1) > most:
-                raise BadValueError(
-                    f"{workers or 1} workers with {gpus} GPUs each; expected at most this machine's {there}."
-                )
+        most = count_gpus() // gpus if gpus else env.core_count()
     return dataclasses.replace(request, workers=min(slides, most if workers is None else workers))
 
 

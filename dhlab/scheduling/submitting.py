@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -19,15 +20,13 @@ from dhlab.scheduling.clusters import choose_cluster
 from dhlab.scheduling.continuing import NotebookCall, TrainingCall
 from dhlab.scheduling.folder import CALL, JobFolder
 from dhlab.scheduling.job import Job
-from dhlab.scheduling.request import Request, check_installed
+from dhlab.scheduling.request import Request, check_installed, count_gpus
 from dhlab.scheduling.starting import hand_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["submit"]
-
-MINUTES_ON_SLURM = 60.0
 
 
 def submit(
@@ -112,22 +111,24 @@ def submit(
     """
     check_installed("submitit", "jobs")
     call, keywords = _call_of(function, arguments, keywords)
+    called = call
+    while isinstance(called, functools.partial):
+        called = called.func
     cluster = choose_cluster(cluster)
     request = Request(
         id="",
-        name=_clean(name or str(getattr(call, "__name__", type(call).__name__))),
-        call=_describe(call),
+        name=_clean(name or str(getattr(called, "__name__", type(called).__name__))),
+        call=_describe(called),
         cluster=cluster,
         workers=workers,
         nodes=nodes,
         least_workers=least_workers,
         gpus=gpus,
-        minutes=MINUTES_ON_SLURM if minutes is None and cluster == "slurm" else minutes,
+        minutes=minutes,
         partition=partition,
         max_requeues=max_requeues,
         after=tuple(str(job.folder) for job in ((after,) if isinstance(after, Job) else after)),
         options=dict(options or {}),
-        devices=env.get("CUDA_VISIBLE_DEVICES") or None,
         submitted=datetime.now().astimezone().isoformat(timespec="milliseconds"),
     )
     items = None if array is None else list(array)
@@ -137,6 +138,7 @@ def submit(
     identity = f"{request.name}-{datetime.now().astimezone():%m%d-%H%M%S}-{secrets.token_hex(2)}"
     request = dataclasses.replace(request, id=identity, tasks=number, parts=tuple(range(number)))
     request.check()
+    request = dataclasses.replace(request, devices=_visible_devices(request))
     _check_possible(request)
     place = JobFolder(_place(folder, identity))
     place.create()
@@ -205,13 +207,6 @@ def _check_possible(request: Request) -> None:
             raise MissingDependencyError(
                 f"{request.workers} workers need Horovod with torch support: bash binder/install.sh --horovod"
             )
-    if request.gpus and request.cluster == "local":
-        import torch
-
-        if request.gpus * request.workers > (there := torch.cuda.device_count()):
-            raise BadValueError(
-                f"{request.workers} workers with {request.gpus} GPUs each; expected at most this machine's {there}."
-            )
 
 
 def _clean(name: str) -> str:
@@ -221,3 +216,10 @@ def _clean(name: str) -> str:
 def _describe(call: Any) -> str:
     name = getattr(call, "__qualname__", type(call).__qualname__)
     return f"{getattr(call, '__module__', '')}.{name}"
+
+
+def _visible_devices(request: Request) -> str | None:
+    if visible := env.get("CUDA_VISIBLE_DEVICES"):
+        return visible
+    # By their numbers, so that the tasks of an array can share them out.
+    return ",".join(map(str, range(count_gpus()))) if request.gpus and request.cluster == "local" else None
