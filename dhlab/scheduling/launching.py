@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dhlab import env
@@ -95,9 +97,20 @@ class Launch:
     def _run_all(self, places: list[JobFolder], request: Request) -> list[str]:
         if len(places) == 1:
             return [self._run(places[0], request)]
-        at_once = max(1, env.core_count() // request.workers)
-        with ThreadPoolExecutor(at_once) as pool:
-            return list(pool.map(lambda place: self._run(place, request), places))
+        shares = _share_devices(request)
+        free: SimpleQueue[Request] = SimpleQueue()
+        for share in shares:
+            free.put(share)
+
+        def run(place: JobFolder) -> str:
+            own = free.get()
+            try:
+                return self._run(place, own)
+            finally:
+                free.put(own)
+
+        with ThreadPoolExecutor(len(shares)) as pool:
+            return list(pool.map(run, places))
 
     def _run(self, place: JobFolder, request: Request) -> str:
         """Run the workers of a job or task; return why it failed, or nothing."""
@@ -113,3 +126,15 @@ class Launch:
         if self.stopping.is_set():
             return ""
         return team.publish()
+
+
+def _share_devices(request: Request) -> list[Request]:
+    """Return what each task asks that runs at once: as many as there are cores for, each with GPUs of its own."""
+    at_once = max(1, env.core_count() // request.workers)
+    each = request.gpus * request.workers
+    if not each:
+        return [request] * at_once
+    devices = (request.devices or "").split(",")
+    firsts = range(0, len(devices) - each + 1, each)
+    shares = [dataclasses.replace(request, devices=",".join(devices[first : first + each])) for first in firsts]
+    return shares[:at_once]

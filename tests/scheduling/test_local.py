@@ -284,6 +284,24 @@ def test_an_array_fails_and_resumes_by_its_tasks(tmp_path) -> None:
     assert job.progress.text == "2 of 2 tasks"
 
 
+def test_tasks_share_out_the_gpus(tmp_path, monkeypatch) -> None:
+    """As on a machine of two GPUs, or more: what counts here is only what each task is told."""
+
+    def hold(_task: int) -> str:
+        devices = os.environ["CUDA_VISIBLE_DEVICES"]
+        held = tmp_path / devices
+        held.touch(exist_ok=False)
+        time.sleep(0.3)
+        held.unlink()
+        return devices
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert set(submit(hold, gpus=1, array=range(4)).result(60)) <= {"3", "5"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert submit(hold, gpus=2, array=range(2)).result(60) == ["0,1", "0,1"]
+
+
 def test_workers_know_their_place() -> None:
     pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
 
@@ -352,11 +370,12 @@ def test_a_notebook_runs_with_parameters(tmp_path) -> None:
 
 
 def test_the_table_shows_what_there_is() -> None:
-    done, failed = submit(int, "7", name="a<b"), submit(int, "x")
+    done, failed = submit(int, "7", name="a<b"), submit(functools.partial(int, "x"))
     done.wait(30), failed.wait(30)
     table = dh.jobs()
     assert [row["state"] for row in table.to_dicts()] == ["failed", "done"]
     assert (table[0], table[done.id]) == (failed, done)
+    assert failed.name == "int"
     page = table._repr_html_()
     assert "ValueError: invalid literal" in page
     assert "a-b" in page
