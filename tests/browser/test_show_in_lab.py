@@ -149,7 +149,7 @@ def test_python_and_keyboard_move_the_view_and_a_second_view_follows(open_cell, 
     cell.settle()
     assert cell.place(1500, 2000)[1] < middle[1] - 40
     cell.page.keyboard.press("Shift+R")
-    cell.page.wait_for_timeout(400)
+    cell.settle()
     assert cell.run(3) == "fitted"
     corners = np.array([cell.place(0, 0), cell.place(3000, 4000)])
     assert (corners >= 0).all()

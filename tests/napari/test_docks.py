@@ -117,14 +117,13 @@ def test_annotating_classes_review_comments_history(model, qtbot, scan, tmp_path
     for name in ("tumour", "stroma"):
         dock.new_class.setText(name)
         dock.add_class()
-    qtbot.waitUntil(lambda: dock.classes.topLevelItemCount() == 2, timeout=2000)
+    qtbot.waitUntil(lambda: dock.classes.topLevelItemCount() == 2, timeout=20_000)
     assert link.active_class == "stroma"
     with Document.open(scan, author="bob") as other:
         other.add(shapely.box(10, 10, 210, 110), "tumour", review="proposed")
         other.add(shapely.box(500, 500, 600, 600), "tumour", review="proposed")
-    qtbot.waitUntil(lambda: len(link.annotations) == 2, timeout=3000)
-    qtbot.wait(30)
-    assert dock.classes.topLevelItem(0).text(2) == "2"
+    qtbot.waitUntil(lambda: len(link.annotations) == 2, timeout=20_000)
+    qtbot.waitUntil(lambda: dock.classes.topLevelItem(0).text(2) == "2", timeout=20_000)
     dock.show_next()
     first = link.selected
     assert len(first) == 1
@@ -133,7 +132,7 @@ def test_annotating_classes_review_comments_history(model, qtbot, scan, tmp_path
     dock.review("accepted")
     dock.words.setText("clear case")
     dock.comment()
-    qtbot.waitUntil(lambda: "clear case" in dock.about.text(), timeout=2000)
+    qtbot.waitUntil(lambda: "clear case" in dock.about.text(), timeout=20_000)
     assert f"{document.author}, " in dock.about.text()
     assert [dock.edits.item(i).text().split(": ")[1] for i in range(3)] == ["comment", "accepted", "drawn (tumour)"]
     dock.show_next()
@@ -148,17 +147,17 @@ def test_annotating_classes_review_comments_history(model, qtbot, scan, tmp_path
     dock.take()
     assert len(link.selected) == 2
     link.classify("stroma")
-    qtbot.waitUntil(lambda: dock.classes.topLevelItem(1).text(2) == "2", timeout=2000)
+    qtbot.waitUntil(lambda: dock.classes.topLevelItem(1).text(2) == "2", timeout=20_000)
     dock.edits.setCurrentRow(0)
     dock._revert()
-    qtbot.waitUntil(lambda: dock.classes.topLevelItem(0).text(2) == "2", timeout=2000)
+    qtbot.waitUntil(lambda: dock.classes.topLevelItem(0).text(2) == "2", timeout=20_000)
     dock.remove_class()
     link.active_class = "tumour"
     dock.new_class.setText("carcinoma")
     dock.rename_class()
     assert [one.name for one in document.classes] == ["carcinoma"]
     assert link.active_class == "carcinoma"
-    qtbot.waitUntil(lambda: dock.classes.topLevelItem(0).text(2) == "2", timeout=2000)
+    qtbot.waitUntil(lambda: dock.classes.topLevelItem(0).text(2) == "2", timeout=20_000)
     assert dock.classes.topLevelItem(0).text(0) == "carcinoma"
     dock._undo()
     assert [one.name for one in document.classes] == ["tumour"]

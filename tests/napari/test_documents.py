@@ -57,7 +57,7 @@ def link(qtbot: Any, scan: Scan, document: Document) -> Iterator[DocumentLayers]
 def settle(qtbot: Any, until: Any = None) -> None:
     qtbot.wait(20)
     if until is not None:
-        qtbot.waitUntil(until, timeout=5000)
+        qtbot.waitUntil(until, timeout=20_000)
         qtbot.wait(20)
 
 
@@ -216,7 +216,7 @@ def test_things_are_shown_by_dhlab_and_drawn_with_the_mouse(viewer, picture, sca
     in_ring, in_hole = color(1000, 1300), color(1000, 1000)
     link.hand.mode = "select"
     QTest.mouseClick(canvas.native, Qt.MouseButton.LeftButton, pos=at(1000, 1300))
-    qtbot.waitUntil(lambda: link.held == (str(document.annotations.ids[0]),), timeout=3000)
+    qtbot.waitUntil(lambda: link.held == (str(document.annotations.ids[0]),), timeout=20_000)
     # In hand it looks as it did, the hole too; the picture lets it go.
     assert np.abs(color(1000, 1300) - in_ring).max() < 12
     assert np.abs(color(1000, 1000) - in_hole).max() < 12
@@ -224,7 +224,7 @@ def test_things_are_shown_by_dhlab_and_drawn_with_the_mouse(viewer, picture, sca
     assert np.abs(color(1000, 1300) - in_ring).max() > 12
     link.hand.visible = True
     QTest.mouseClick(canvas.native, Qt.MouseButton.LeftButton, pos=at(1900, 100))
-    qtbot.waitUntil(lambda: not link.held, timeout=3000)
+    qtbot.waitUntil(lambda: not link.held, timeout=20_000)
     link.classify("stroma")
     link.hand.mode = "add_rectangle"
     QTest.mousePress(canvas.native, Qt.MouseButton.LeftButton, pos=at(1500, 1500))
@@ -232,14 +232,14 @@ def test_things_are_shown_by_dhlab_and_drawn_with_the_mouse(viewer, picture, sca
         QTest.mouseMove(canvas.native, at(y, x))
         qtbot.wait(20)
     QTest.mouseRelease(canvas.native, Qt.MouseButton.LeftButton, pos=at(1800, 1900))
-    qtbot.waitUntil(lambda: len(document) == 2, timeout=3000)
+    qtbot.waitUntil(lambda: len(document) == 2, timeout=20_000)
     drawn = document.annotations[1]
     assert (drawn.class_name, document.history()[-1].tool) == ("stroma", "rectangle")
     assert drawn.geometry.bounds == pytest.approx((1500, 1500, 1900, 1800), abs=6)
     qtbot.wait(50)
     # The keys of the Shapes layer are the document's.
     QTest.keyClick(canvas.native, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
-    qtbot.waitUntil(lambda: len(document) == 1, timeout=3000)
+    qtbot.waitUntil(lambda: len(document) == 1, timeout=20_000)
 
 
 def test_show_finds_its_front_and_says_what_is_missing(scan, monkeypatch) -> None:

@@ -148,7 +148,7 @@ def test_closing_the_viewer_ends_the_watch(tmp_path: Path) -> None:
     viewer = Viewer(slide())
     watch = viewer.watch(tmp_path / "never.ome.zarr")
     viewer.close()
-    assert watch.wait(5)
+    assert watch.wait(30)
 
 
 def test_a_real_prediction_is_seen_while_it_is_made(tmp_path: Path) -> None:
