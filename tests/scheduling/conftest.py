@@ -8,13 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from servers import free_ports
+from waiting import wait_for
 
 from dhlab.scheduling.clusters import cluster_named
 
@@ -133,10 +133,7 @@ class Slurm:
 
     def wait_until_idle(self) -> None:
         """Wait until nothing runs and both nodes answer."""
-        deadline = time.monotonic() + 30
-        while self.run("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split() != ["idle", "idle"]:
-            assert time.monotonic() < deadline, self.run("sinfo", "-N", "-l")
-            time.sleep(0.1)
+        wait_for(lambda: self.run("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split() == ["idle", "idle"])
 
     def stop(self) -> None:
         """End every daemon."""
@@ -191,20 +188,18 @@ class SlurmWithAccounts(Slurm):
         settings = self.folder / "slurmdbd.conf"
         settings.write_text(ACCOUNTS.format(folder=self.folder, port=self.port))
         settings.chmod(0o600)
-        self.wait_for("mariadb", "--no-defaults", f"--socket={place}/socket", "--execute=select 1")
+        self.run_until_done("mariadb", "--no-defaults", f"--socket={place}/socket", "--execute=select 1")
         self.start_slurmdbd()
-        self.wait_for("sacctmgr", "--immediate", "add", "cluster", "dhlab")
+        self.run_until_done("sacctmgr", "--immediate", "add", "cluster", "dhlab")
 
     def start_slurmdbd(self) -> None:
         """Start slurmdbd, which finds the database by its socket."""
         self.run("env", f"MYSQL_UNIX_PORT={self.folder}/mariadb/socket", "slurmdbd")
 
-    def wait_for(self, *command: str) -> None:
+    def run_until_done(self, *command: str) -> None:
         """Run a command until it succeeds."""
-        environment, deadline = os.environ | {"SLURM_CONF": str(self.settings)}, time.monotonic() + 60
-        while subprocess.run(command, env=environment, capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, command
-            time.sleep(0.1)
+        environment = os.environ | {"SLURM_CONF": str(self.settings)}
+        wait_for(lambda: not subprocess.run(command, env=environment, capture_output=True, check=False).returncode)
 
     def stop(self) -> None:
         """End every daemon, the database last."""

@@ -6,20 +6,13 @@ import os
 import time
 
 import pytest
+from waiting import wait_for
 
 import dhlab as dh
 from dhlab.scheduling import clusters
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 pytestmark = pytest.mark.slow
-
-
-def wait_for(condition, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.1)
-    return value
 
 
 def test_how_jobs_ended_is_read_from_the_accounts(slurm_with_accounts, tmp_path) -> None:
@@ -43,7 +36,7 @@ def test_how_jobs_ended_is_read_from_the_accounts(slurm_with_accounts, tmp_path)
     slurm.run("scontrol", "requeue", jobs["requeued"].number)
     slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     ended = {jobs[name].number for name in ("stopped", "killed", "array", "done")}
-    wait_for(lambda: not ended & {line.partition("_")[0] for line in known(slurm)}, 120)
+    wait_for(lambda: not ended & {line.partition("_")[0] for line in known(slurm)})
 
     found = {name: (job.state, job.message) for name, job in jobs.items()}
     assert found["stopped"] == ("cancelled", "cancelled by way of Slurm")

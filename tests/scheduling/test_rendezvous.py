@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from servers import listening
+from waiting import wait_for
 
 import dhlab as dh
 from dhlab import distributed
@@ -29,14 +30,6 @@ pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 pytestmark = pytest.mark.skipif(
     not distributed.horovod_build(), reason="needs Horovod with torch: bash binder/install.sh test --horovod"
 )
-
-
-def wait_for(condition, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.05)
-    return value
 
 
 def other_addresses() -> list[str]:
@@ -99,7 +92,7 @@ def test_horovods_own_client_is_let_in(server) -> None:
 def send_unsigned(address: str, port: int, path: Path) -> None:
     """Send what Horovod's services read, signed with no key that they know."""
     message = pickle.dumps(Touch(path))
-    with socket.create_connection((address, port), timeout=5) as stranger:
+    with socket.create_connection((address, port), timeout=60) as stranger:
         stranger.sendall(bytes(32) + struct.pack("i", len(message)) + message)
         stranger.shutdown(socket.SHUT_WR)
         with suppress(ConnectionResetError):

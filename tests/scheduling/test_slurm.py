@@ -12,20 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trainings import some_data, some_model
+from waiting import wait_for
 
 import dhlab as dh
 from dhlab.errors import BadValueError, JobError, SchedulerError
 from dhlab.training import load_run
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
-
-
-def wait_for(condition, seconds: float = 30):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.05)
-    return value
 
 
 def test_a_function_runs_and_gives_its_result(slurm) -> None:
@@ -208,37 +202,27 @@ def test_elastic_workers_of_two_nodes_meet(slurm) -> None:
         )
         return sums
 
-    assert dh.submit(add, workers=2, nodes=2, least_workers=1).result(90) == [2, 3]
-
-
-def some_data(count: int = 24) -> dh.Dataset:
-    rng = np.random.default_rng(0)
-    targets = rng.permutation(np.arange(count) % 2)
-    images = rng.integers(60, 120, (count, 20, 20, 3)).astype(np.uint8)
-    about = {"classes": ("a", "b"), "task": "classification", "groups": [str(i) for i in range(count)]}
-    return dh.Dataset.from_arrays(images, targets, **about)
+    assert dh.submit(add, workers=2, nodes=2, least_workers=1).result(120) == [2, 3]
 
 
 def test_a_training_goes_on_after_its_time(slurm, tmp_path) -> None:
     """At the signal before the wall-time both workers stop after the same batch; the job is requeued and continues."""
     pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
-    told = tmp_path / "told"
+    told, warned = tmp_path / "told", tmp_path / "warned"
 
     def slowly(event) -> None:
         if event.kind == "step":
             with told.open("a") as file:
                 file.write("x")
-            time.sleep(0.1)
-
-    def some_model() -> dh.Model:
-        return dh.create_model("cnn", ("a", "b"), tile=20, spacing=1.0, width=4, depth=2, seed=0)
+            time.sleep(0 if warned.exists() else 0.5)
 
     settings = {"epochs": 5, "batch_size": 4, "optimizer": "sgd", "precision": "float32", "progress": False}
     job = dh.submit(dh.fit, some_model(), some_data(), on_event=slowly, workers=2, nodes=2, **settings)
-    wait_for(lambda: told.exists() and len(told.read_text()) > 6, 60)
+    wait_for(lambda: told.exists() and len(told.read_text()) > 6)
     # What --signal=B:USR2@… does; waiting for the wall-time would take minutes.
     slurm.run("scancel", "--batch", "--signal=USR2", job.number)
     wait_for(lambda: job.state == "requeued")
+    warned.touch()
     done = len(told.read_text())
     assert done < 30
     assert 0 < job.progress.done < 1
@@ -257,18 +241,21 @@ def test_a_training_goes_on_after_its_time(slurm, tmp_path) -> None:
 
 def test_a_warning_before_python_listens_ends_nothing(slurm, tmp_path, monkeypatch) -> None:
     """Slurm may send its signal a minute early: a job of a minute gets it at its start."""
-    begun = tmp_path / "begun"
+    begun, warned = tmp_path / "begun", tmp_path / "warned"
     (tmp_path / "sitecustomize.py").write_text(
         "import os, pathlib, time\n"
         f"begun = pathlib.Path({str(begun)!r})\n"
         "if 'SLURM_JOB_ID' in os.environ and not begun.exists():\n"
         "    begun.touch()\n"
-        "    time.sleep(2)\n"
+        f"    while not pathlib.Path({str(warned)!r}).exists():\n"
+        "        time.sleep(0.1)\n"
+        "    time.sleep(1)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     job = dh.submit(int, "7")
     wait_for(begun.exists)
     slurm.run("scancel", "--batch", "--signal=USR2", job.number)
+    warned.touch()
     assert job.result(60) == 7
 
 
@@ -277,10 +264,9 @@ def test_slurm_that_is_down_is_told(slurm, jobs_folder) -> None:
     job.result(60)
     waiting = dh.submit(print, options={"hold": True})
     slurm.kill("slurmctld")
-    time.sleep(0.5)
     try:
+        wait_for(lambda: "does not answer" in waiting.message)
         assert job.state == "done", "what is known is still known"
-        assert "does not answer" in waiting.message
         assert waiting.state == "queued"
         with pytest.raises(SchedulerError, match="Slurm does not answer"):
             dh.submit(print)
