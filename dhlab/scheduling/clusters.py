@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dhlab.atomic import is_alive, process_identity
 from dhlab.errors import BadValueError, SchedulerError
+from dhlab.scheduling.folder import CANCELLED, ERROR, REQUEST
 from dhlab.scheduling.heartbeat import is_beating
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = ["Cluster", "Sight", "choose_cluster", "cluster_named"]
 
 SECONDS_TO_STOP = 10.0
 SECONDS_BETWEEN_QUESTIONS, SECONDS_AFTER_REFUSAL = 1.0, 10.0
+SECONDS_THAT_CLOCKS_DIFFER = 60.0
 DAYS_WITHOUT_LIMIT = 3650
 QUEUED = {
     "PENDING",
@@ -141,13 +143,18 @@ class Question:
         self.asked = -math.inf
         self.refusal: SchedulerError | None = None
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was asked."""
+        return time.monotonic() - self.asked
+
     def is_fresh(self) -> bool:
         """Return whether the last answer is good enough."""
-        return self.refusal is None and time.monotonic() - self.asked < SECONDS_BETWEEN_QUESTIONS
+        return self.refusal is None and self.age_s < SECONDS_BETWEEN_QUESTIONS
 
     def ask(self, *arguments: str) -> str:
         """Run it and return what it prints."""
-        if self.refusal is not None and time.monotonic() - self.asked < SECONDS_AFTER_REFUSAL:
+        if self.refusal is not None and self.age_s < SECONDS_AFTER_REFUSAL:
             raise self.refusal
         self.refusal = None
         try:
@@ -203,12 +210,16 @@ class Slurm:
         return str(jobs[0].job_id).partition("_")[0]
 
     def look(self, folder: JobFolder, number: str) -> Sight:
-        """Return what ``squeue`` says of a job, or, when it has forgotten it, ``sacct``."""
+        """Return what ``squeue`` says of a job; when it has forgotten it, its folder, or else ``sacct``."""
         if number in self.forgotten:
             return self.forgotten[number]
-        if number not in self.seen or not self.queue.is_fresh():
+        handed_over = (folder.job.path / REQUEST).stat().st_mtime
+        is_new = time.time() - handed_over < self.queue.age_s + SECONDS_THAT_CLOCKS_DIFFER
+        if not self.queue.is_fresh() or (is_new and number not in self.seen):
             self.seen = {name: _sight(state, why) for name, state, why in _rows(self.queue.ask(), 3)}
-        return self.seen[number] if number in self.seen else self._recall(number)
+        if number in self.seen:
+            return self.seen[number]
+        return Sight("ended") if folder.has(ERROR) or folder.has(CANCELLED) else self._recall(number)
 
     def cancel(self, folder: JobFolder, number: str) -> None:
         """Run ``scancel``."""
@@ -217,16 +228,17 @@ class Slurm:
 
     def _recall(self, number: str) -> Sight:
         try:
-            listing = self.accounts.ask("-j", number)
+            # With it all other tasks of its array.
+            listing = self.accounts.ask("-j", number.partition("_")[0])
         except SchedulerError as error:
             if not any(words in str(error) for words in NO_ACCOUNTS):
                 raise
             listing = ""
-        found = [_sight(state, f"exit code {code}") for name, state, code in _rows(listing, 3) if name == number]
-        sight = found[-1] if found else Sight("unknown", "Slurm has forgotten it")
+        found = {name: _sight(state, f"exit code {code}") for name, state, code in _rows(listing, 3)}
+        sight = found.setdefault(number, Sight("unknown", "Slurm has forgotten it"))
         # Accounts may lag behind: what still runs by them is asked for again.
-        if sight.state in ("ended", "unknown"):
-            self.forgotten[number] = sight
+        over = {name: sight for name, sight in found.items() if sight.state in ("ended", "unknown")}
+        self.forgotten |= {name: sight for name, sight in over.items() if name not in self.seen}
         return sight
 
     def _dependency(self, request: Request) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from waiting import wait_for
 
 import dhlab as dh
 from dhlab.scheduling import clusters
+from dhlab.scheduling.folder import JobFolder
+from dhlab.scheduling.request import Request
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
 pytestmark = pytest.mark.slow
@@ -31,6 +35,8 @@ def test_how_jobs_ended_is_read_from_the_accounts(slurm_with_accounts, tmp_path)
     jobs |= {"array": dh.submit(lambda value: 1 // value, array=[0, 1]), "done": dh.submit(int, "7")}
     for name in ("array", "done"):
         jobs[name].wait(60)
+        # Its result is there a moment before it has ended: whatever is on a node that is lost then is begun again.
+        wait_for(lambda name=name: jobs[name].number not in slurm.run("squeue", "--noheader", "--format=%F").split())
     slurm.run("scancel", jobs["stopped"].number)
     slurm.run("scancel", "--batch", "--signal=KILL", jobs["killed"].number)
     slurm.run("scontrol", "requeue", jobs["requeued"].number)
@@ -69,13 +75,43 @@ def test_how_jobs_ended_is_read_from_the_accounts(slurm_with_accounts, tmp_path)
 )
 def test_what_accounts_say_is_told_in_words(tmp_path, monkeypatch, state, seen) -> None:
     """What this cluster cannot do, such as a group of processes without memory, by a program that says the same."""
-    programs = {"squeue": "true", "sacct": f"printf '17|{state}|0:0\\n'", "sbatch": "echo Submitted batch job 17"}
-    for name, does in {**programs, "scontrol": "true", "srun": "true"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    put_programs(tmp_path, monkeypatch, squeue="true", sacct=f"printf '17|{state}|0:0\\n'")
     job = dh.submit(int, "7", cluster="slurm")
     assert (job.state, job.message) == seen
+
+
+def put_programs(folder: Path, monkeypatch, **programs: str) -> None:
+    """Let programs of Slurm be scripts of a line."""
+    others = {"sbatch": "echo Submitted batch job 17", "scontrol": "true", "srun": "true"}
+    for name, does in {**others, **programs}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_many_old_jobs_are_two_questions(tmp_path, jobs_folder, monkeypatch) -> None:
+    calls, queue = tmp_path / "calls", tmp_path / "queue"
+    queue.touch()
+    lost = "printf '7_0|NODE_FAIL|0:0\\n7_1|NODE_FAIL|0:0\\n'"
+    put_programs(
+        tmp_path, monkeypatch, squeue=f"echo squeue >> {calls}; cat {queue}", sacct=f"echo sacct >> {calls}; {lost}"
+    )
+    monkeypatch.setattr(clusters, "SECONDS_BETWEEN_QUESTIONS", 600)
+    for number in range(8):
+        folder = JobFolder(jobs_folder / f"job-{number}")
+        folder.create()
+        tasks = {"tasks": 2, "parts": (0, 1)} if number == 7 else {}
+        asked = Request(id=folder.path.name, name="job", call="", cluster="slurm", numbers=(str(number),), **tasks)
+        folder.write_request(replace(asked, submitted=f"2026-01-01T00:00:0{number}+00:00"))
+        os.utime(folder.path / "job.json", (0, time.time() - 3600))
+        if number < 7:
+            folder.write_error("it failed")
+    told = [(row["state"], row["message"]) for row in dh.jobs().to_dicts()]
+    assert told == [("failed", "2 failed: its machine failed")] + 7 * [("failed", "it failed")]
+    assert calls.read_text().split() == ["squeue", "sacct"]
+    # One that was handed over since is asked for.
+    queue.write_text("17|PENDING|Priority\n")
+    assert dh.submit(int, "7", cluster="slurm").message == "others come first (Priority)"
 
 
 def known(slurm) -> list[str]:
