@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from screens import canvas_of, keep_picture, open_napari, take_picture, wait_until
+from screens import canvas_of, keep_picture, open_napari, take_picture, wait_until, workspace_kept
 from servers import EXTENSION, free_ports, install_extension, running, with_checkout, write_notebook
 
 PROXY = Path(__file__).parent / "hub" / "node_modules" / ".bin" / "configurable-http-proxy"
@@ -134,10 +134,9 @@ def test_a_slide_is_opened_shown_and_found_again_and_nobody_else_sees_it(page, p
         page.mouse.wheel(0, -240)
         page.wait_for_timeout(120)
     stage.settle()
-    stage.viewer.get_by_label("Opacity of skin", exact=True).fill("0.5")
-    stage.settle()
+    with workspace_kept(page, '"opacity":0.5'):
+        stage.viewer.get_by_label("Opacity of skin", exact=True).fill("0.5")
     resolution = stage.viewer.evaluate("({ dhlab: { map } }) => map.getView().getResolution()")
-    page.wait_for_timeout(2500)  # JupyterLab writes its workspace now and then
     page.goto(f"{hub.url}user/alice/lab")
     stage = open_stage()
     found = stage.viewer.evaluate("({ dhlab: { map } }) => map.getView().getResolution()")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from screens import workspace_kept
 
 import dhlab as dh
 
@@ -125,9 +126,9 @@ def test_a_slide_opens_at_once_is_left_alone_and_found_again(page, lab, cases, w
     page.wait_for_selector(".dhlab-viewer[data-ready]", timeout=30_000)
     stage = open_stage()
     assert place(stage) == pytest.approx(before, rel=1e-3, abs=0.02)
-    page.evaluate("() => window.jupyterapp.serviceManager.contents.rename('cases/moved.svs', 'cases/skin.svs')")
-    page.wait_for_selector(".lm-TabBar-tabLabel:has-text('skin.svs')")
-    page.wait_for_timeout(2500)  # JupyterLab writes its workspace now and then
+    with workspace_kept(page, '"dhlab-slide:cases/skin.svs":'):
+        page.evaluate("() => window.jupyterapp.serviceManager.contents.rename('cases/moved.svs', 'cases/skin.svs')")
+        page.wait_for_selector(".lm-TabBar-tabLabel:has-text('skin.svs')")
 
     page.goto(f"{lab.url}lab")
     page.wait_for_selector(".dhlab-viewer[data-ready]", timeout=90_000)

@@ -64,6 +64,16 @@ def wait_until(page: Any, condition: Callable[[], bool]) -> None:
     pytest.fail("waited in vain")
 
 
+def workspace_kept(page: Any, text: str) -> Any:
+    """Return a context that ends when JupyterLab, which does so now and then, has stored a workspace with a text."""
+
+    def is_it(answer: Any) -> bool:
+        asked = answer.request
+        return asked.method == "PUT" and "/api/workspaces/" in asked.url and text in (asked.post_data or "")
+
+    return page.expect_response(is_it, timeout=60_000)
+
+
 def keep_picture(page: Any, name: str) -> None:
     """Keep a picture of a page for people, in the folder that ``DHLAB_PICTURES`` names."""
     if folder := os.environ.get("DHLAB_PICTURES"):
