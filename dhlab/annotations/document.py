@@ -69,8 +69,12 @@ class Document:
 
     Open it with `Document.open`. An edit is in the log, and thereby safe, when the method that makes it returns; the
     GeoJSON follows within moments and at `close`. Any number of processes may have the same document open: edits are
-    merged field by field, the last one counts, and no lock is used. What another program writes into the GeoJSON is
-    taken for an edit, too. Undo and redo have no limit and survive closing. Safe between threads.
+    merged field by field, the last one counts, and no lock is used. Undo and redo have no limit and survive closing.
+    Safe between threads.
+
+    What another program writes into the GeoJSON is taken for an edit, too, which `undo` passes over and `revert` takes
+    back. Such a program knows nothing of what was saved after it had read the file: what was drawn meanwhile is missing
+    in what it writes, and thereby removed, which is told. Let it read the file again before it saves.
 
     Parameters
     ----------
@@ -439,8 +443,8 @@ class Document:
         with self._lock:
             return self._store.keys.get(key)
 
-    def revert(self, edit: Edit, *, author: str | None = None) -> Edit:
-        """Take back any edit, whoever made it. See `undo`.
+    def revert(self, edit: Edit, *, author: str | None = None, key: str = "") -> Edit:
+        """Take back any edit, whoever or whatever program made it. See `undo`.
 
         Parameters
         ----------
@@ -448,9 +452,11 @@ class Document:
             One of `history`.
         author
             Who takes it back, if not `author`.
+        key
+            As of `apply`.
         """
         with self._lock:
-            return self._reverse(edit, author or self.author, again=False, key="")
+            return self._reverse(edit, author or self.author, again=False, key=key)
 
     def can_undo(self, author: str | None = None) -> tuple[bool, bool]:
         """Return whether there is something to undo, and to redo.
@@ -618,7 +624,13 @@ class Document:
         self._start()
 
     def poll(self) -> bool:
-        """Look once for edits of others, merge them, and return whether there were any."""
+        """Look once for edits of others, merge them, and return whether there were any.
+
+        Warns
+        -----
+        DHLabWarning
+            If something cannot be read, or another program has removed objects that were drawn here.
+        """
         with self._lock:
             update = self._store.poll()
             if update is not None:

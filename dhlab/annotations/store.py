@@ -297,11 +297,25 @@ class Store:
             author=_owner(status),
             time=datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="milliseconds"),
             tool=FILE_TOOL,
+            note=self._note_removed(changes, known),
         )
         self._outside.append(edit)
         if edit.stamp not in self.edits:
             self._unlogged.append(edit)
+            self.log.faults += [edit.note] if edit.note else []
         return self._merge([(edit, changes)])
+
+    def _note_removed(self, changes: Sequence[Change], known: State) -> str:
+        """Say how many objects another program left out that edits drew: it may have read the file before them."""
+        drawn = [
+            one for one in changes if one.after.get("exists") is False and "exists" in known.objects.stamps(one.key)
+        ]
+        if not drawn:
+            return ""
+        return (
+            f"Another program wrote {self.path.name} without {len(drawn):,} of the objects drawn here. If it had "
+            "read an older copy, take its edit back: in the history, or by document.revert(edit)."
+        )
 
 
 def places_of(path: Path) -> tuple[Path, Path]:

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import shapely
 
-from dhlab.annotations.edits import describe
+from dhlab.annotations.edits import FILE_TOOL, describe
 from dhlab.annotations.tools import Stroke, draw
 from dhlab.cards import RANGES
 from dhlab.errors import BadValueError, DHLabError, UnknownNameError, suggest
@@ -140,18 +140,20 @@ def news_since(document: Document, revision: int) -> dict[str, Any]:
     -------
     dict
         ``revision``; ``changes``, of each object its id and its ``feature``, None if it is gone; ``classes`` if they
-        changed; ``author`` of the last edit. With ``reload`` instead of changes where these are too many, or too long
-        ago: the front asks for the shapes anew.
+        changed; ``author`` of the last edit; ``told`` if another program removed what was drawn. With ``reload``
+        instead of changes where these are too many, or too long ago: the front asks for the shapes anew.
     """
     update = document.changes_since(revision)
+    notes = [edit.note for edit in update.edits if edit.tool == FILE_TOOL and edit.note] if update else []
+    told = {"told": notes[-1]} if notes else {}
     if update is None or len(update.objects) > MOST_CHANGES:
-        return {"revision": document.revision, "changes": [], "classes": _classes(document), "reload": True}
+        return {"revision": document.revision, "changes": [], "classes": _classes(document), "reload": True, **told}
     news: dict[str, Any] = {
         "revision": update.revision,
         "changes": [{"object": key, "feature": _feature(document, key)} for key in update.objects],
     }
     news |= {"classes": _classes(document)} if update.classes else {}
-    return news | ({"author": update.edits[-1].author} if update.edits else {})
+    return news | told | ({"author": update.edits[-1].author} if update.edits else {})
 
 
 def find(annotations: Annotations, wanted: Mapping[str, Any]) -> list[str]:
@@ -256,6 +258,14 @@ def _step(document: Document, message: Mapping[str, Any], author: str | None) ->
     return step(author, key=str(message.get("key") or ""))
 
 
+def _revert(document: Document, message: Mapping[str, Any], author: str | None) -> Edit | None:
+    clock, writer = message["reverts"]
+    for edit in document.history():
+        if edit.stamp == (int(clock), str(writer)):
+            return document.revert(edit, author=author, key=str(message.get("key") or ""))
+    raise UnknownNameError(f"no edit {clock} of {writer!r}; expected one of the history.")
+
+
 def _class(document: Document, message: Mapping[str, Any], author: str | None) -> Edit | None:
     name = str(message["name"])
     if message.get("remove"):
@@ -271,6 +281,7 @@ EDITS: dict[str, Callable[[Document, Mapping[str, Any], str | None], Edit | None
     "draw": _draw,
     "undo": _step,
     "redo": _step,
+    "revert": _revert,
     "class": _class,
 }
 QUESTIONS = ("objects", "history", "find", "changes")

@@ -16,6 +16,7 @@ import shapely
 from screens import wait_until
 from servers import PEOPLE
 from shapely.geometry import mapping
+from waiting import wait_for
 
 import dhlab as dh
 
@@ -102,6 +103,11 @@ class Reader:
         """The geometry that was drawn last."""
         annotations = self.annotations
         return annotations.geometries[int(np.argmax(annotations.times.astype(str)))]
+
+
+def features(path: Path) -> list[Any]:
+    """Return what the file holds."""
+    return json.loads(path.read_text())["features"]
 
 
 def alike(one: Any, other: Any) -> float:
@@ -380,6 +386,15 @@ def test_undo_goes_on_after_a_reload_and_history_says_who(open_document, slide, 
     assert rows.nth(3).get_attribute("class") == "dhv-undone"
     rows.nth(4).get_by_role("button").click()
     assert "Selected" in cell.viewer.locator(".dhv-selected").inner_text()
+    # Another program saves what it had read before the second.
+    wait_for(lambda: len(features(path)) == 2)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features(path)[:1]}))
+    cell.viewer.get_by_text("without 1 of the objects drawn here").wait_for()
+    history.get_by_role("button", name="Take back").click()
+    history.locator("tr.dhv-undone", has_text="file").wait_for()
+    cell.saved()
+    assert len(disk.annotations) == 2
+    assert history.get_by_role("button", name="Take back").count() == 0
 
 
 def test_nothing_acknowledged_is_lost_with_the_kernel_and_the_rest_is_offered_again(open_document, slide, page) -> None:

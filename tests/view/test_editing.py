@@ -12,7 +12,7 @@ import shapely
 from shapely.geometry import mapping, shape
 
 import dhlab as dh
-from dhlab.errors import BadShapeError, BadValueError, DHLabError, StorageError, UnknownNameError
+from dhlab.errors import BadShapeError, BadValueError, DHLabError, DHLabWarning, StorageError, UnknownNameError
 from dhlab.view import editing
 from dhlab.view.editing import Editor
 from dhlab.view.viewer import Viewer
@@ -197,6 +197,31 @@ def test_pages_of_history_leave_nothing_out_where_two_writers_share_a_clock(
     assert seen[::-1] == [edit.stamp for edit in document.history()]
     with pytest.raises(BadValueError, match="cannot understand"):
         editor.answer({"action": "history", "before": 3})
+
+
+def test_a_front_is_told_what_another_program_removed_and_takes_it_back(
+    editor: Editor, document: dh.Document, pushed, monkeypatch
+) -> None:
+    apply(editor, creation("one", BOX), creation("two", BOX))
+    document.save()
+    theirs = json.loads(document.path.read_text())
+    for most in (editing.MOST_CHANGES, 0):
+        monkeypatch.setattr(editing, "MOST_CHANGES", most)
+        text = json.dumps({"type": "FeatureCollection", "features": theirs["features"][:1], "most": most})
+        document.path.write_text(text)
+        with pytest.warns(DHLabWarning, match="without 1 of the objects"):
+            document.poll()
+        assert "without 1 of the objects" in pushed[-1]["told"]
+        file = editor.answer({"action": "history"})["edits"][0]
+        assert file["tool"] == "file"
+        for _ in range(2):
+            back = editor.answer({"action": "revert", "reverts": [file["clock"], file["writer"]], "key": f"k{most}"})
+        assert back["edit"]["undoes"] == [file["clock"], file["writer"]]
+        assert set(document.annotations.ids) == {"one", "two"}
+        document.save()
+    assert document.revision == 5
+    with pytest.raises(UnknownNameError, match="expected one of the history"):
+        editor.answer({"action": "revert", "reverts": [99, "nobody"]})
 
 
 def test_find_takes_all_conditions(editor: Editor, document: dh.Document) -> None:

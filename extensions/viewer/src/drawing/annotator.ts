@@ -100,6 +100,8 @@ export class Annotator {
     this.history = new HistoryCard({
       fetch: async (before, object) => (await layer.ask<{ edits: HistoryEntry[] }>("history", { before, object })).edits,
       go: (objects) => this.goTo(objects),
+      writable: () => layer.readOnly === null,
+      revert: (edit) => layer.edit({ action: "revert", reverts: edit }),
     });
     const squared = (area: number): number => area / (frame.spacing ** 2 * layer.placement.unit[0] * layer.placement.unit[1]);
     this.find = new FindCard({

@@ -6,7 +6,7 @@ import type { DocumentClass, LayerScene } from "../types.ts";
 export interface Edit {
   /** Sent twice, because an answer got lost, it is done once. */
   key: string;
-  action: "apply" | "draw" | "undo" | "redo" | "class";
+  action: "apply" | "draw" | "undo" | "redo" | "revert" | "class";
   tool?: string;
   changes?: Change[];
   path?: [number, number][];

@@ -23,6 +23,10 @@ export interface HistoryEvents {
   /** Entries before one, which clock and writer name together, of one object or of all. */
   fetch(before: [number, string] | null, object: string | null): Promise<HistoryEntry[]>;
   go(objects: string[]): void;
+  /** Whether anything can be taken back. */
+  writable(): boolean;
+  /** What clock and writer name together. */
+  revert(edit: [number, string]): void;
 }
 
 const PAGE = 500;
@@ -94,6 +98,10 @@ export class HistoryCard {
     const at = make("time", { datetime: time, title: new Date(time).toLocaleString() }, when(time));
     const row = make("tr", {}, make("td", {}, at), make("td", { class: "dhv-name", title: author }, author), make("td", {}, go));
     row.classList.toggle("dhv-undone", undone);
+    // Undo passes over what another program wrote into the file.
+    if (entry.tool === "file" && !undone && this.events.writable()) {
+      row.lastElementChild!.append(act("Take back", () => this.events.revert([entry.clock, entry.writer])));
+    }
     return row;
   }
 }
