@@ -217,11 +217,18 @@ class Job:
             return
         if self.part is not None and self.request.cluster == "local":
             raise BadValueError("a single task of a local array cannot be cancelled; cancel the array.")
-        for folder in (self._folder, *(task._folder for task in self.tasks if task.state not in ENDED)):
-            if folder.path.exists():
-                (folder.path / CANCELLED).touch()
+        stopped = (self._folder, *(task._folder for task in self.tasks if task.state not in ENDED))
+        marks = [folder.path / CANCELLED for folder in stopped if folder.path.exists()]
+        for mark in marks:
+            mark.touch()
         if (number := self.number) is not None:
-            cluster_named(self.request.cluster).cancel(self._folder, number)
+            try:
+                cluster_named(self.request.cluster).cancel(self._folder, number)
+            except SchedulerError:
+                # It goes on, and how it ends shall be told.
+                for mark in marks:
+                    mark.unlink(missing_ok=True)
+                raise
 
     def resume(self) -> Job:
         """Begin a job again that failed, was cancelled or is lost, in its own folder, and return it.

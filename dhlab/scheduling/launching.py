@@ -65,13 +65,13 @@ class Launch:
                 faults = [fault for fault in self._run_all(places, request) if fault]
         except UncompletedJobError:
             times = f" {1 + request.max_requeues} times" if request.max_requeues else ""
-            job.write_error(f"its time of {request.minutes:g} min was over{times}.")
+            for place in places:
+                if not place.has(RESULT) and not place.has(ERROR):
+                    place.write_error(f"its time of {request.minutes:g} min was over{times}.")
             raise
         if self.stopping.is_set():
             raise SystemExit(128 + signal.SIGTERM)
         if faults:
-            if self.parts and not job.has(ERROR):
-                job.write_error(f"{len(faults)} of {len(places)} tasks failed; the first: {faults[0]}")
             raise JobError(faults[0])
 
     def checkpoint(self) -> Any:

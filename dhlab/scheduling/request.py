@@ -14,6 +14,7 @@ __all__ = ["CLUSTERS", "Request", "check_installed", "count_gpus"]
 CLUSTERS = ("local", "slurm")
 LONGEST_SIGNAL_S = 120
 MINUTES_ON_SLURM = 60.0
+MOST_REQUEUES_HERE = 5  # submitit begins a job of this machine six times
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ class Request:
             raise BadValueError(f"nodes={self.nodes} on this machine alone; expected 1, or cluster='slurm'.")
         if self.partition is not None or self.options:
             raise BadValueError("partition and options are for Slurm; pass cluster='slurm' or leave them out.")
+        if self.minutes is not None and self.max_requeues > MOST_REQUEUES_HERE:
+            raise BadValueError(
+                f"max_requeues={self.max_requeues} on this machine; expected at most {MOST_REQUEUES_HERE}."
+            )
         if self.gpus and self.gpus * self.workers > (there := count_gpus()):
             raise BadValueError(
                 f"{self.workers} workers with {self.gpus} GPUs each; expected at most this machine's {there}."

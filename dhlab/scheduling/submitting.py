@@ -86,7 +86,7 @@ def submit(
     array
         A job for each of these values, which becomes the function's first argument; the result is a list.
     max_requeues
-        How often the job may be begun again because its time was over.
+        How often the job may be begun again because its time was over; on this machine five times at most.
     options
         Further long options of ``sbatch``, for instance ``{"account": "lab", "cpus-per-task": 8, "mem": "32G"}``.
     keywords

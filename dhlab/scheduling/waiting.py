@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 def main(path: str) -> int:
-    """Return 0 when all are done; 1 if one cannot be any more, which is then the job's error.
+    """Return 0 when all are done; 1 if one cannot be any more, which is then the error of the job or of its tasks.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ def main(path: str) -> int:
         for place in folder.read_request().after:
             other = Job(place).wait()
             if other.state != "done":
-                folder.write_error(f"{other.id}, which had to be done before, is {other.state}.")
+                for task in folder.tasks or (folder,):
+                    task.write_error(f"{other.id}, which had to be done before, is {other.state}.")
                 return 1
     return 0
 

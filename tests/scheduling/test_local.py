@@ -72,6 +72,7 @@ def test_a_result_that_cannot_travel_is_told() -> None:
         ({"nodes": 2, "workers": 2}, "nodes=2 on this machine"),
         ({"workers": 3, "nodes": 2}, "3 workers cannot be spread evenly over 2 nodes"),
         ({"minutes": 0}, "minutes=0"),
+        ({"minutes": 1, "max_requeues": 6}, "max_requeues=6 on this machine; expected at most 5"),
         ({"partition": "gpu"}, "partition and options are for Slurm"),
         ({"array": []}, "array is empty"),
         ({"folder": "/tmp/100%j"}, "Slurm reads %"),
@@ -161,9 +162,9 @@ def test_after_a_reboot_a_job_is_lost_and_can_be_resumed(tmp_path) -> None:
     assert job.state == "running", "it gave a sign of life a moment ago"
     with pytest.raises(SchedulerError, match="runs on another machine"):
         job.cancel()
+    assert not (job.folder / "cancelled").exists()
     for name in ("job.json", "alive"):
         os.utime(job.folder / name, (0, time.time() - 130))
-    (job.folder / "cancelled").unlink()
     assert job.state == "lost"
     assert job.resume().result(30) == "again"
 
@@ -250,9 +251,10 @@ def test_one_after_the_other(tmp_path) -> None:
     (tmp_path / "go").touch()
     assert second.result(30) >= first.folder.joinpath("result.pkl").stat().st_mtime
     broken = submit(int, "x")
-    never = submit(print, after=broken)
-    assert never.wait(30).state == "failed"
-    assert f"{broken.id}, which had to be done before, is failed" in never.message
+    for settings in ({}, {"array": [1, 2]}):
+        never = submit(print, after=broken, **settings)
+        assert never.wait(30).state == "failed"
+        assert f"{broken.id}, which had to be done before, is failed" in never.message
 
 
 def test_an_array_fails_and_resumes_by_its_tasks(tmp_path) -> None:
