@@ -25,6 +25,7 @@ __all__ = [
     "SchedulerError",
     "StorageError",
     "UnknownNameError",
+    "describe",
     "suggest",
 ]
 
@@ -87,6 +88,11 @@ class MissingDependencyError(DHLabError, ImportError):
 
 class DHLabWarning(UserWarning):
     """Something was assumed; the message says what, and how to set it."""
+
+
+def describe(error: BaseException) -> str:
+    """Return what an error says, for people; one that dhlab did not raise on purpose is named, too."""
+    return str(error) if isinstance(error, DHLabError) else f"{type(error).__name__}: {error}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

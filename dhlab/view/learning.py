@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from dhlab.errors import BadValueError, DHLabError, UnknownNameError, suggest
+from dhlab.errors import BadValueError, UnknownNameError, describe, suggest
 from dhlab.learner import Learner
 from dhlab.learner.strokes import choose_strokes
 from dhlab.tissue import find_tissue
@@ -71,6 +73,8 @@ class Learning:
         self._changed.set()
         self._stop_hearing = document.observe(lambda _: self._changed.set())
         self._thread = self._start(self._follow, "dhlab-learn")
+        # Python must not end under a thread that is inside torch.
+        atexit.register(self._leave)
 
     def do(self, action: str) -> None:
         """Do what a person asks for.
@@ -103,23 +107,32 @@ class Learning:
     def end(self) -> None:
         """Stop learning and take the heat map away; the document keeps everything."""
         self._stop_hearing()
-        self._ended.set()
-        self._cancelled.set()
-        self._changed.set()
-        with self._turn:
-            if self._layer is not None and any(layer.id == self._layer for layer in self.viewer.layers):
-                self.viewer.remove(self._layer)
-            self._layer = None
+        atexit.unregister(self._leave)
+        self._leave()
+        if self._layer is not None and any(layer.id == self._layer for layer in self.viewer.layers):
+            self.viewer.remove(self._layer)
+        self._layer = None
         self.viewer.learning = dict(NOT_LEARNING)
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Wait until all edits are learned and nothing is being applied, and return whether that is so."""
-        clock = threading.Event()
-        for _ in range(int(timeout * 50)):
-            if not self._changed.is_set() and self._idle.is_set() and self.viewer.learning["state"] != "applying":
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not self._changed.is_set() and self._idle.is_set() and not self._is_applying():
                 return True
-            clock.wait(0.02)
+            time.sleep(0.02)
         return False
+
+    def _leave(self) -> None:
+        """End the threads, and wait until they have gone."""
+        for told in (self._ended, self._cancelled, self._changed):
+            told.set()
+        for thread in (self._thread, self._applying):
+            if thread is not None and thread is not threading.current_thread():
+                thread.join()
+
+    def _is_applying(self) -> bool:
+        return self._applying is not None and self._applying.is_alive()
 
     def _start(self, target: Callable[[], None], name: str) -> threading.Thread:
         # A front sends what changes to the cell that asked: the context says which one that was.
@@ -136,22 +149,24 @@ class Learning:
 
     def _follow(self) -> None:
         """Learn after every change, until the end."""
-        while self._changed.wait() and not self._ended.is_set():
+        while self._changed.wait():
             self._ended.wait(PAUSE_S)
             self._idle.clear()
             # Cleared before the document is read: what comes later is learned in the next round.
             self._changed.clear()
-            before, self._strokes = self._strokes, choose_strokes(self.document.annotations)
-            # What was said of the last request holds until somebody draws.
-            if before != self._strokes and self.viewer.learning["state"] != "applying":
-                self._tell(state="training", message="")
+            if self._ended.is_set():
+                return
             try:
                 self._learn()
-            except (DHLabError, OSError) as error:
-                self._tell(state="waiting", message=str(error), strokes=self._count())
+            except Exception as error:  # noqa: BLE001 (the person is told, and learning goes on)
+                self._tell(state="waiting", message=describe(error), strokes=self._count())
             self._idle.set()
 
     def _learn(self) -> None:
+        before, self._strokes = self._strokes, choose_strokes(self.document.annotations)
+        # What was said of the last request holds until somebody draws.
+        if before != self._strokes and self.viewer.learning["state"] != "applying":
+            self._tell(state="training", message="")
         if self.learner.update() or self._layer is None:
             with self._turn:
                 if self._ended.is_set():
@@ -193,7 +208,7 @@ class Learning:
 
     def _apply(self) -> None:
         """Map the whole slide in the background."""
-        if self._applying is not None and self._applying.is_alive():
+        if self._is_applying():
             raise BadValueError("the slide is being mapped already; wait, or cancel that first.")
         self._cancelled.clear()
         self._tell(state="applying", progress=0.0, message="")
@@ -225,8 +240,8 @@ class Learning:
                     message = "strokes were drawn meanwhile: the map is of those before."
         except _CancelledError:
             message = "cancelled."
-        except (DHLabError, OSError) as error:
-            message = str(error)
+        except Exception as error:  # noqa: BLE001 (the person is told)
+            message = describe(error)
         self._tell(state="ready", progress=0.0, message=message)
 
     def _place(self) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +142,8 @@ def test_applies_and_outlines(viewer: Viewer, document: Document, strokes: Annot
     document.change(added.ids[:1], review="accepted")
     assert learning.wait()
     assert viewer.learning["message"] == "", "a stroke is news"
+    for _ in range(2):
+        viewer.learn(1, "apply", wait=True)
 
 
 def test_applying_can_be_cancelled(viewer: Viewer, document: Document, strokes: Annotations, tmp_path: Path) -> None:
@@ -172,6 +176,67 @@ def test_stops_and_begins_again(viewer: Viewer, document: Document, strokes: Ann
     viewer.remove(1)
     assert viewer.learning["state"] == "off"
     assert [layer.id for layer in viewer.layers] == [0]
+
+
+def test_stopping_ends_its_threads(viewer: Viewer, document: Document, strokes: Annotations) -> None:
+    document.add(strokes)
+    mapping = start(viewer)
+    viewer.learn(1, "apply")
+    viewer.learn(1, "stop")
+    assert not mapping._applying.is_alive()
+    # In the pause after a stroke, too.
+    resting = start(viewer)
+    document.undo()
+    viewer.learn(1, "stop")
+    assert not resting._thread.is_alive()
+
+
+def test_failures_are_told_and_learning_goes_on(
+    viewer: Viewer, document: Document, strokes: Annotations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    document.add(strokes)
+    learning = start(viewer)
+    with monkeypatch.context() as patch:
+        patch.setattr(learning.learner, "apply", fail)
+        viewer.learn(1, "apply", wait=True)
+        assert viewer.learning["state"] == "ready"
+        assert viewer.learning["message"] == "RuntimeError: out of memory"
+        patch.setattr(learning.learner, "update", fail)
+        document.undo()
+        assert learning.wait()
+        assert viewer.learning["state"] == "waiting"
+        assert viewer.learning["message"] == "RuntimeError: out of memory"
+    document.redo()
+    assert learning.wait()
+    assert viewer.learning["state"] == "ready"
+
+
+LEAVES = """
+import sys, time
+from pathlib import Path
+from dhlab.annotations import Document
+from dhlab.learner import draw_strokes
+from dhlab.phantoms import CLASSES, paint_slide
+from dhlab.scan import Scan
+from dhlab.view.viewer import Viewer
+
+image, labels = paint_slide((768, 768), rng=3, spacing=1.0)
+slide = Scan.from_array(image, "yxc", spacing=(1.0, 1.0), unit="µm")
+document = Document.open(slide, Path(sys.argv[1]) / "slide.geojson")
+document.add(draw_strokes(labels.astype(int) - 1, CLASSES, 12, parent=slide))
+viewer = Viewer(slide, document)
+viewer.learn(1)
+time.sleep(0.25)
+"""
+
+
+def test_python_ends_quietly_while_it_learns(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LEAVES, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_says_what_cannot_be(viewer: Viewer, document: Document, strokes: Annotations) -> None:
