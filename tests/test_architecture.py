@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +103,15 @@ def test_layers_and_rooms() -> None:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
     done = subprocess.run([*command, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_table_of_layers_is_the_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    stated = {contract["id"]: contract["layers"] for contract in settings if contract["type"] == "layers"}
+    rows = re.findall(r"^\| \d \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
+    told = [layer for row in rows for layer in row.split(" above ")]
+    wanted = [stated["extensions"][0], *stated["layers"]]
+    assert [set(re.findall(r"\w+", layer)) for layer in told] == [set(re.findall(r"\w+", layer)) for layer in wanted]
 
 
 def test_the_stub_lists_the_public_names() -> None:

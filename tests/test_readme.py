@@ -25,10 +25,14 @@ def test_the_tables_are_the_stored_rows() -> None:
 
 
 def test_pictures_and_links_exist() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    targets = re.findall(r"\]\(([^)#]+)#?([^)]*)\)", TEXT)
     assert targets
-    for target in targets:
+    for target, section in targets:
         assert (ROOT / target).exists(), target
+        if section:
+            headings = re.findall(r"^#+ (.*)", (ROOT / target).read_text("utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            assert section in anchors, f"{target}#{section}"
 
 
 def test_the_code_names_public_things() -> None:
