@@ -287,7 +287,8 @@ class _Loop:
             with signals_held(self.run is not None) as self.signals:
                 run_elastic(self._learn, keep=self._state, take=self._take, on_change=self.trainer.take_place)
         except (BadFileError, BadValueError):
-            self._save()
+            if self.trainer.stepped or not is_shared():
+                self._save()
             raise
         finally:
             self._tell("end", self.progress.losses[-1][0] if self.progress.losses else 0.0, 0)

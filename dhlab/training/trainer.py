@@ -109,7 +109,8 @@ class Trainer:
     Attributes
     ----------
     stepped
-        Whether the last batch changed the weights; between two steps, workers hold different parts of the gradient.
+        Whether worker 0 holds the whole state: the last batch changed the weights, or none came since a state was
+        taken. Between two steps, workers hold different parts of the gradient.
     """
 
     def __init__(
@@ -201,8 +202,8 @@ class Trainer:
         first = batch.number - batch.number % settings.accumulate
         together = min(settings.accumulate, self.steps - first)
         self._copy_buffers(self.buffers, self.buffers_before)
-        if batch.number == first:
-            set_passes(self.optimizer, together)
+        if self.stepped or batch.number == first:
+            set_passes(self.optimizer, first + together - batch.number)
         with self._seeded(batch):
             loss = self._loss(batch)
             value = loss.item()
@@ -299,9 +300,13 @@ class Trainer:
             # The memory order of the parameter, so that the optimiser runs the same code as before.
             place = torch.empty_like(parameter, dtype=tensor.dtype) if alike else torch.empty_like(tensor, device=home)
             self.optimizer.state[parameter][key] = place.copy_(tensor)
-        for index, tensor in parts["gradient"].items():
-            parameters[int(index)].grad = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        self.optimizer.zero_grad()
+        # The gradients of all workers are summed: one of them has what was there already.
+        if self.loader.rank == 0:
+            for index, tensor in parts["gradient"].items():
+                parameters[int(index)].grad = torch.empty_like(parameters[int(index)]).copy_(tensor)
         drop_pending(self.optimizer)
+        self.stepped = True
         if self.averaged:
             for name, tensor in parts["averaged"].items():
                 self.averaged.weights[name].copy_(tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from workers import make_model, some_data
 import dhlab as dh
 from dhlab import distributed, env
 from dhlab.distributed import WorkerError
+from dhlab.errors import BadFileError
 
 
 class Awkward(nn.Module):
@@ -125,6 +127,54 @@ def check_groups(folder: Path) -> None:
     assert distributed.allreduce(np.ones(1))[0] == 4
 
 
+class Damaged:
+    """Samples that nobody can read from the fourth time on."""
+
+    def __init__(self, samples: Any) -> None:
+        self.samples, self.times = samples, 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, indices: Any) -> Any:
+        self.times += 1
+        if self.times > 3:
+            raise BadFileError("damaged")
+        return self.samples.read(indices)
+
+    def targets(self, indices: Any) -> Any:
+        return self.samples.targets(indices)
+
+    def fresh(self, index: int) -> bool:
+        return bool(self.samples.fresh(index))
+
+
+def check_errors_within_an_accumulation(folder: Path) -> None:
+    """What an error stopped before a step goes on when it is mended, and ends as if there had been none."""
+    data = some_data("classification", 24)
+
+    def train(place: str, samples: Any) -> torch.Tensor:
+        model = make_model(data)
+        dh.fit(
+            model, replace(data, samples=samples), epochs=1, batch_size=4, accumulate=4, optimizer="sgd",
+            learning_rate=0.002, precision="float32", device="cpu", progress=False, folder=folder / place,
+        )  # fmt: skip
+        return torch.cat([value.detach().double().flatten() for value in model.state_dict().values()])
+
+    expected = torch.empty(0)
+    with distributed.split_workers(4) as number:
+        if number == 0:
+            expected = train("whole", data.samples)
+            # A worker alone keeps its gradient, with which all go on.
+            with pytest.raises(BadFileError):
+                train("alone", Damaged(data.samples))
+    with pytest.raises(BadFileError):
+        train("together", Damaged(data.samples))
+    expected = distributed.broadcast_value(expected)
+    for place in ("alone", "together"):
+        assert torch.allclose(train(place, data.samples), expected, atol=1e-4), place
+
+
 def check_adasum() -> None:
     """Adasum of the same gradients is their mean, of orthogonal ones their sum; without MPI it is refused."""
     net = nn.Linear(4, 1, bias=False)
@@ -147,6 +197,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if env.get("HOROVOD_SIZE") == "4":
         check_groups(Path(sys.argv[1]))
+        check_errors_within_an_accumulation(Path(sys.argv[1]))
     for compression, passes in product(distributed.COMPRESSIONS, (1, 3)):
         check_gradients(compression, passes)
     check_too_many_passes()

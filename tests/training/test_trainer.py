@@ -82,6 +82,24 @@ def test_accumulated_batches_are_one_large_batch():
     assert torch.allclose(moved[0], moved[1], atol=1e-5)
 
 
+def test_a_state_is_taken_back_whole_after_a_batch_that_was_never_ended():
+    """As where a worker is lost between the backward pass and the step: what it left counts no more."""
+    moved = []
+    for broken in (False, True):
+        model = some_model()
+        trainer = Trainer(model, some_data(), Settings(batch_size=8, optimizer="sgd"), device="cpu")
+        first, second, *_ = trainer.loader.batches(0)
+        trainer.train_batch(first)
+        tensors, extra = trainer.state()
+        kept = {name: tensor.clone() for name, tensor in tensors.items()}
+        if broken:
+            model.logits(torch.from_numpy(second.images)).square().sum().backward()
+            trainer.load_state(kept, extra)
+        trainer.train_batch(second)
+        moved.append(model.digest())
+    assert moved[0] == moved[1]
+
+
 def test_sample_weights_are_checked():
     data = some_data(8)
     with pytest.raises(BadShapeError, match="one per sample"):
