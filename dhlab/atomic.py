@@ -216,16 +216,19 @@ def keep_permissions(path: Path, old: Path) -> None:
 def share(path: Path) -> None:
     """Let everybody who may write into the folder of a file or folder also write into it, whatever the umask.
 
+    In a sticky folder such as ``/tmp``, where people leave each other's files alone, nothing is changed.
+
     Parameters
     ----------
     path
         Just made by this user.
     """
-    folder, mode = path.parent.stat(), path.stat().st_mode
-    everything = 0o7 if path.is_dir() else 0o6
-    for others, bits in ((stat.S_IWGRP, everything << 3), (stat.S_IWOTH, everything)):
-        mode |= bits if folder.st_mode & others else 0
-    _permit(path, mode, folder.st_gid)
+    folder = path.parent.stat()
+    writing = folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if writing and not folder.st_mode & stat.S_ISVTX:
+        # Who may write may also read, and enter a folder.
+        granted = writing | writing << 1 | (writing >> 1 if path.is_dir() else 0)
+        _permit(path, path.stat().st_mode | granted, folder.st_gid)
 
 
 def process_identity(pid: int | None = None) -> str:

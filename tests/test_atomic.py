@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dhlab import atomic
-from dhlab.atomic import atomic_file, atomic_folder, atomic_write_bytes, atomic_write_text
+from dhlab.atomic import atomic_file, atomic_folder, atomic_write_bytes, atomic_write_text, share
 from dhlab.errors import NotFoundError, StorageError
 
 if TYPE_CHECKING:
@@ -73,6 +73,18 @@ def test_a_file_keeps_the_permissions_of_what_it_replaces(tmp_path: Path, mode: 
         os.chown(target, -1, 3000)
         atomic_write_text(target, "newer")
         assert target.stat().st_gid == 3000
+
+
+@pytest.mark.parametrize(("above", "mode"), [(0o775, 0o660), (0o777, 0o666), (0o755, 0o600), (0o1777, 0o600)])
+def test_what_is_shared_may_be_written_by_whoever_may_write_into_the_folder(
+    tmp_path: Path, above: int, mode: int
+) -> None:
+    tmp_path.chmod(above)
+    for path, is_folder in ((tmp_path / "a", False), (tmp_path / "b", True)):
+        path.mkdir() if is_folder else path.touch()
+        path.chmod(0o700 if is_folder else 0o600)
+        share(path)
+        assert stat.S_IMODE(path.stat().st_mode) == mode | ((mode & 0o444) >> 2 if is_folder else 0)
 
 
 @pytest.mark.parametrize("before", ["nothing", "folder", "file", "link"])
