@@ -460,6 +460,9 @@ def test_a_notebook_and_a_tab_draw_on_one_document(open_document, open_stage, br
     stage.click(1050, 1050)
     stage.press("Delete")
     stage.saved()
+    # The pointer has not moved: what it had marked is gone, too.
+    stage.settle()
+    assert np.ptp(stage.color(1050, 1050)) == 0
     listed(cell, 1)
     disk = Reader(folder / "disc.tif", shared)
     assert [tool for tool in disk.tools if tool != "class"] == ["rectangle", "ellipse", "delete"]

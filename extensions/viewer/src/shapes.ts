@@ -179,6 +179,7 @@ export class ShapesLayer {
     else this.hidden.delete(id);
     const place = this.places.get(id);
     if (!place) return;
+    if (hidden && this.marked?.cell === place.cell && this.marked.shape === place.shape) this.mark(null);
     this.catalogue?.label(place.cell, place.shape, hidden ? HIDDEN : place.label);
     this.kept.get(place.cell)?.stale();
     this.redraw();

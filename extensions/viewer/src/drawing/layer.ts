@@ -341,6 +341,7 @@ export class DocumentLayer {
       this.packed.hide(id, own);
       if (!feature) {
         if (drawn) this.source.removeFeature(drawn);
+        if (this.marks.getFeatureById(id)) this.marks.clear();
         continue;
       }
       const geometry = this.placement.geometry(feature.geometry);
