@@ -1,14 +1,16 @@
-"""Where workers find one another: Horovod's rendezvous server, on one address, for those who know its secret."""
+"""Where workers find one another: Horovod's rendezvous server, and its driver of workers that come and go."""
 
 from __future__ import annotations
 
 import secrets
 from typing import Any
 
+from horovod.runner.common.util.timeout import TimeoutException
+from horovod.runner.elastic.driver import ElasticDriver
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 from horovod.runner.util.threads import in_thread
 
-__all__ = ["Rendezvous"]
+__all__ = ["Driver", "Rendezvous"]
 
 
 class Rendezvous(RendezvousServer):  # type: ignore[misc] # Horovod has no types
@@ -47,6 +49,20 @@ class Rendezvous(RendezvousServer):  # type: ignore[misc] # Horovod has no types
             "HOROVOD_CONTROLLER": "gloo",
             "HOROVOD_CPU_OPERATIONS": "gloo",
         }
+
+
+class Driver(ElasticDriver):  # type: ignore[misc] # Horovod has no types
+    """Horovod's driver of elastic workers, which also keeps why it gave up."""
+
+    shortage = ""
+
+    def wait_for_available_slots(self, min_num_proc: int, min_hosts: int = 1) -> Any:
+        """Wait for room for so many workers and return where it is."""
+        try:
+            return super().wait_for_available_slots(min_num_proc, min_hosts)
+        except TimeoutException:
+            self.shortage = f"there was no room for {min_num_proc} workers within {self._timeout} s; see the log."
+            raise
 
 
 def _guarded(handler: Any, secret: str) -> Any:

@@ -6,16 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from dhlab import env
+from dhlab.errors import SchedulerError
 from dhlab.scheduling.clusters import run_slurm
 from dhlab.scheduling.folder import RESULT
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator, Sequence
 
     from dhlab.scheduling.folder import JobFolder
@@ -25,6 +26,8 @@ __all__ = ["ElasticTeam", "Team", "interface_to"]
 
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_END = 10.0
+# What Horovod raises in a worker that misses another.
+GONE = "HorovodInternalError"
 # A machine on which a worker was lost is tried again after so long, at least and at most.
 COOLDOWN_S = (5, 120)
 SECONDS_FOR_LEAST = 600
@@ -46,7 +49,7 @@ class Team:
     def __init__(self, place: JobFolder, request: Request) -> None:
         self.place, self.request = place, request
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.failed: int | None = None  # the first process that did
+        self.failed: int | None = None  # the process that did, and made others fail
         self.program = [sys.executable, "-u", "-m", "dhlab.scheduling.worker", str(place.path)]
         self.environment = env.copy_environment() | {"DHLAB_JOB": str(place.path)}
         threads = max(1, env.core_count() * request.nodes // request.workers)
@@ -63,7 +66,7 @@ class Team:
             self._start(addresses)
             while codes := [process.poll() for process in self.processes]:
                 if any(codes):
-                    self.failed = next(rank for rank, code in enumerate(codes) if code)
+                    self.failed = _culprit(codes)
                     self.send(signal.SIGTERM)
                     self.wait(time.monotonic() + SECONDS_TO_END)
                     return
@@ -108,16 +111,20 @@ class Team:
             left.replace(self.place.path / RESULT)
             return ""
         faults = sorted((self.place.read_json(p.name) for p in self.place.path.glob("worker-*.error")), key=_time)
+        if self.failed is not None and _signal_of(self.processes[self.failed].returncode):
+            # That one is gone is no reason when it is known why.
+            faults = [fault for fault in faults if fault.get("type") != GONE]
         fault = faults[0] if faults else {"message": self._explain(), "trace": ""}
-        self.place.write_error(fault["message"], fault["trace"])
-        return str(fault["message"])
+        told = fault.get("worker") or fault.get("type") == GONE
+        message = f"worker {fault['worker']}: {fault['message']}" if told else str(fault["message"])
+        self.place.write_error(message, fault["trace"])
+        return message
 
     def _explain(self) -> str:
         if self.failed is None:
             return "the workers ended without a result and without an error; see the log."
         code = self.processes[self.failed].returncode
-        # A shell and srun report a signal as 128 and its number.
-        number = -code if code < 0 else max(0, code - 128)
+        number = _signal_of(code)
         how = f"was ended by signal {number} ({signal.strsignal(number)})" if number else f"ended with status {code}"
         alone = self.request.cluster == "local" and not self.request.least_workers
         who = f"worker {self.failed} of {len(self.processes)}" if alone else "a worker"
@@ -126,49 +133,86 @@ class Team:
 
 
 class ElasticTeam(Team):
-    """Workers that come and go: Horovod's elastic driver starts them, and others in place of those that are lost."""
+    """Workers that come and go: Horovod's elastic driver starts them, and others in place of those that are lost.
+
+    Parameters
+    ----------
+    place
+        Folder of the job, or of one task of its array.
+    request
+        What was asked.
+    """
+
+    def __init__(self, place: JobFolder, request: Request) -> None:
+        super().__init__(place, request)
+        self.stopped: list[subprocess.Popen[bytes]] = []
+        self.faults: list[tuple[str, str]] = []
+        self.hopeless = threading.Event()
+        self.shortage = ""
 
     def run(self, stopping: threading.Event) -> None:
         """Start as many as there is room for, and go on while there are enough."""
-        from horovod.runner.common.util.timeout import Timeout
-        from horovod.runner.elastic.settings import ElasticSettings
-        from horovod.runner.gloo_run import launch_gloo_elastic
+        from horovod.runner.common.util.timeout import TimeoutException
+        from horovod.runner.elastic.rendezvous import create_rendezvous_handler
 
-        from dhlab.scheduling.rendezvous import Rendezvous
+        from dhlab.scheduling.rendezvous import Driver, Rendezvous
 
         request = self.request
-        address = _own_address(request)
-        server = Rendezvous(address)
-        settings = ElasticSettings(
-            discovery=_Places(request),
-            min_num_proc=request.least_workers,
-            max_num_proc=request.workers,
-            num_proc=request.least_workers,
-            elastic_timeout=SECONDS_FOR_LEAST,
-            reset_limit=None,
+        server = Rendezvous(_own_address(request))
+        driver = Driver(
+            server,
+            _Places(request),
+            request.least_workers,
+            request.workers,
+            timeout=SECONDS_FOR_LEAST,
             cooldown_range=COOLDOWN_S,
-            start_timeout=Timeout(SECONDS_FOR_LEAST, "Timed out waiting for {activity}."),
-            run_func_mode=False,
         )
 
-        def execute(_command: str, slot: Any, events: Sequence[threading.Event]) -> tuple[int, float]:
+        def execute(slot: Any, events: Sequence[threading.Event]) -> tuple[int, float]:
             process = self._start_one(slot, server.variables())
             self.processes.append(process)
             while process.poll() is None:
                 # While all write their state, none is ended.
-                if any(event.is_set() for event in events) and not stopping.is_set():
-                    _stop(process)
+                if any(event.is_set() for event in (*events, self.hopeless)) and not stopping.is_set():
+                    self._stop(process)
                 time.sleep(0.1)
+            if process not in self.stopped:
+                self._look_for_fault(slot.rank, process.returncode)
             return process.returncode, time.time()
 
-        networks = {interface_to(address)}
+        server.start(create_rendezvous_handler(driver))
         try:
-            launch_gloo_elastic(self.program, execute, settings, {}, lambda _: networks, server, sys.executable)
-        except RuntimeError as error:
+            driver.start(request.least_workers, execute)
+            driver.get_results()
+        except (RuntimeError, TimeoutException) as error:
             print(f"dhlab: {error}", flush=True)  # noqa: T201 - into the log
-        codes = [process.poll() for process in self.processes]
-        if 0 not in codes:
-            self.failed = len(codes) - 1
+        finally:
+            driver.stop()
+        self.shortage = driver.shortage
+        codes = [None if process in self.stopped else process.poll() for process in self.processes]
+        if 0 not in codes and any(codes):
+            self.failed = _culprit(codes)
+
+    def _explain(self) -> str:
+        return self.shortage or super()._explain()
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        self.stopped.append(process)
+        process.terminate()
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+    def _look_for_fault(self, rank: int, code: int) -> None:
+        """End all if a worker ended by an error that ended one before: it is their work's, and would come again."""
+        fault = self.place.read_json(f"worker-{rank}.error")
+        if not code or _signal_of(code) or fault.get("type", GONE) == GONE:
+            return
+        told = fault["type"], fault["message"]
+        if told in self.faults:
+            self.hopeless.set()
+        self.faults.append(told)
 
     def _start_one(self, slot: Any, addresses: dict[str, str]) -> subprocess.Popen[bytes]:
         from horovod.runner.gloo_run import create_slot_env_vars
@@ -189,24 +233,31 @@ class _Places:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.listing = ""
 
     def find_available_hosts_and_slots(self) -> dict[str, int]:
         """Return how many workers each machine takes."""
         if self.request.cluster == "local":
             return dict.fromkeys(LOCAL_NAMES[: self.request.workers], 1)
         each = self.request.workers // self.request.nodes
-        listing = run_slurm("sinfo", "--noheader", "--Node", f"--nodes={','.join(_node_names())}", "--format=%N %T")
-        states = dict(line.split() for line in listing.splitlines())
+        # Where Slurm does not answer, what it said last holds.
+        with suppress(SchedulerError):
+            names = ",".join(_node_names())
+            self.listing = run_slurm("sinfo", "--noheader", "--Node", f"--nodes={names}", "--format=%N %T")
+        states = dict(line.split() for line in self.listing.splitlines())
         # A star is a machine that does not answer.
         return {name: each for name, state in states.items() if not state.endswith("*") and "down" not in state}
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        process.kill()
+def _culprit(codes: Sequence[int | None]) -> int:
+    """Return which process failed: rather one that a signal ended than one that then missed it."""
+    failed = [number for number, code in enumerate(codes) if code]
+    return next((number for number in failed if _signal_of(codes[number])), failed[0])
+
+
+def _signal_of(code: int | None) -> int:
+    """Return which signal ended a process, 0 if none; a shell and srun report it as 128 and its number."""
+    return 0 if code is None else -code if code < 0 else max(0, code - 128)
 
 
 def _time(fault: dict[str, Any]) -> float:

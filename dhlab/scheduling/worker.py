@@ -46,9 +46,9 @@ def main(folder: str, *, under_srun: bool) -> int:
             place.write("worker-0.result", result)
     except Exception as error:  # noqa: BLE001 - whatever it was, the person who submitted it is told
         traceback.print_exc()
-        fault = {"message": f"{type(error).__name__}: {error}", "trace": traceback.format_exc(), "time": time.time()}
-        if rank or type(error).__name__ == "HorovodInternalError":
-            fault["message"] = f"worker {rank}: {fault['message']}"
+        kind = type(error).__name__
+        fault = {"worker": rank, "type": kind, "message": f"{kind}: {error}"}
+        fault |= {"trace": traceback.format_exc(), "time": time.time()}
         atomic_write_text(place.path / f"worker-{rank}.error", json.dumps(fault))
         return 1
     return 0

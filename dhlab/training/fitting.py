@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dhlab import env
-from dhlab.distributed import allreduce, broadcast_value, is_elastic, is_main, is_shared, on_main, run_elastic, size
+from dhlab.distributed import (
+    allreduce,
+    broadcast_value,
+    is_elastic,
+    is_main,
+    is_shared,
+    join,
+    on_main,
+    run_elastic,
+    size,
+)
 from dhlab.errors import BadFileError, BadValueError, DHLabWarning
 from dhlab.models import digest_weights
 from dhlab.report import Figure, Report, software_versions
@@ -345,6 +355,8 @@ class _Loop:
         if signal or due:
             self._save()
         if signal:
+            # The first that ends has the others ended, while worker 0 may still be writing.
+            join()
             self.signals.act(signal)
         if self.progress.step % COMMIT_STEPS == 0:
             self.commit()

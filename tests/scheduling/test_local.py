@@ -11,15 +11,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from trainings import some_data, some_model
 from waiting import wait_for
 
 import dhlab as dh
+from dhlab import distributed
 from dhlab.errors import BadFileError, BadValueError, JobError, NotFoundError, SchedulerError, UnknownNameError
-from dhlab.scheduling import heartbeat
+from dhlab.scheduling import heartbeat, team
+from dhlab.scheduling.folder import JobFolder
+from dhlab.scheduling.request import Request
+from dhlab.scheduling.team import ElasticTeam
 from dhlab.view import jobs as view_jobs
 
 pytest.importorskip("submitit", reason="needs submitit (the extra 'jobs')")
@@ -324,17 +330,72 @@ def test_a_training_goes_on_without_a_lost_worker(tmp_path) -> None:
     assert job.progress.text.startswith("epoch 5")
 
 
+@pytest.mark.parametrize("least_workers", [0, 1])
+def test_two_workers_that_are_cancelled_saved_their_state(least_workers) -> None:
+    """The second ends at once, while the first still writes a state of many megabytes."""
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+    model = dh.create_model("cnn", ("a", "b"), tile=20, spacing=1.0, width=256, depth=2, seed=0)
+    settings = {"epochs": 1000, "batch_size": 4, "optimizer": "adamw", "progress": False}
+    job = submit(dh.fit, model, some_data(), workers=2, least_workers=least_workers, **settings)
+    wait_for(lambda: job.progress.done > 0, 90)
+    (job.folder / "run" / "last.safetensors").unlink(missing_ok=True)
+    job.cancel()
+    assert job.state == "cancelled"
+    assert (job.folder / "run" / "last.safetensors").exists()
+    assert not job._folder.has("error.json")
+
+
 def test_one_of_two_workers_is_killed() -> None:
+    """The other says within milliseconds that one is gone, which is not why the job failed."""
     pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
 
-    def work() -> None:
+    def hurt(logits, targets):
         if os.environ["HOROVOD_RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
+        return torch.nn.functional.cross_entropy(logits, targets)
 
-    job = submit(work, workers=2)
-    assert job.wait(60).state == "failed"
+    job = submit(dh.fit, some_model(), some_data(), workers=2, epochs=2, batch_size=4, loss=hurt, progress=False)
+    assert job.wait(90).state == "failed"
     assert "worker 1 of 2 was ended by signal 9" in job.message
+
+
+@pytest.fixture
+def elastic(tmp_path, monkeypatch) -> Callable[..., ElasticTeam]:
+    """Give what runs a call with two elastic workers, or one, watched by this process."""
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+    monkeypatch.setattr(team, "COOLDOWN_S", (1, 1))
+
+    def run(call: Callable[..., object]) -> ElasticTeam:
+        place = JobFolder(tmp_path / "job")
+        place.create()
+        place.write("call.pkl", (call, (), {}))
+        one = ElasticTeam(place, Request(id="j", name="j", call="c", cluster="local", workers=2, least_workers=1))
+        one.run(threading.Event())
+        return one
+
+    return run
+
+
+def test_an_elastic_job_without_room_is_told(elastic, monkeypatch) -> None:
+    monkeypatch.setattr(team, "SECONDS_FOR_LEAST", 1)
+    monkeypatch.setattr(team, "LOCAL_NAMES", ())
+    assert elastic(print).publish() == "there was no room for 1 workers within 1 s; see the log."
+
+
+def test_what_elastic_workers_cannot_do_is_told(elastic) -> None:
+    """One meets an error, comes back and meets it again; the other could go on for ever."""
+
+    def work() -> None:
+        def learn(commit) -> None:
+            while True:
+                if os.environ["DHLAB_LOCAL_RANK"] == "1":
+                    raise ValueError("no such stain")
+                time.sleep(0.1)
+                commit()
+
+        distributed.run_elastic(learn, keep=int, take=int, on_change=int)
+
+    assert elastic(work).publish().endswith("ValueError: no such stain")
 
 
 def test_a_notebook_runs_with_parameters(tmp_path) -> None:
