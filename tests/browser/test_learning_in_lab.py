@@ -29,6 +29,11 @@ GLASS = ((1500, 150), (2200, 350))
 HOLLOW = ((1600, 1330), (1660, 1420))
 BESIDE = (2482, 1806)
 BETWEEN = (2050, 1600)
+# Lets a test close what a page has opened.
+KEEP_SOCKETS = """
+  const opened = window.opened = [];
+  window.WebSocket = class extends WebSocket { constructor(...how) { super(...how); opened.push(this); } };
+"""
 
 
 @pytest.fixture
@@ -55,6 +60,7 @@ def kill(lab: Any, kernel: str) -> None:
 
 
 def test_strokes_in_a_tab_teach_a_kernel_that_ends_with_it(page, lab, folder, watch, open_stage) -> None:
+    page.add_init_script(KEEP_SOCKETS)
     page.goto(f"{lab.url}lab/tree/{folder.name}?reset&token={lab.token}")
     page.dblclick(".jp-DirListing-item >> text=skin.svs", timeout=90_000)
     stage = open_stage()
@@ -147,6 +153,14 @@ def test_strokes_in_a_tab_teach_a_kernel_that_ends_with_it(page, lab, folder, wa
     # Somebody ends it among what runs.
     page.evaluate("id => window.jupyterapp.serviceManager.kernels.shutdown(id)", learning_kernels(lab)[0])
     card.get_by_text("The kernel that learned has ended.").wait_for(timeout=30_000)
+
+    # One to which the way is lost.
+    press("Learn from what is drawn")
+    wait_until(page, lambda: bool(learning_kernels(lab)))
+    is_in("ready")
+    page.evaluate("opened.filter(({ url }) => url.includes('/channels')).at(-1).close(1000)")
+    card.get_by_text("The kernel that learned has ended.").wait_for(timeout=30_000)
+    wait_until(page, lambda: not learning_kernels(lab))
 
     # One that nobody waits for any more, and one whose page is left.
     press("Learn from what is drawn")

@@ -16,6 +16,10 @@ const TARGET = "jupyter.widget";
 const THERE: Kernel.Status[] = ["starting", "idle", "busy"];
 const GONE: Kernel.Status[] = ["autorestarting", "restarting", "terminating", "dead"];
 const FORBIDDEN = 403;
+// How long a kernel that starts is waited for, and how often the server is then asked to end it, and after what pause.
+const START_MS = 5_000;
+const AGAIN_MS = 2_000;
+const ATTEMPTS = 20;
 
 /** Start a kernel in the folder of a slide, and run code there that shows something; rejects with what people should know. */
 export async function startViewer(services: ServiceManager.IManager, path: string, code: string): Promise<KernelViewer> {
@@ -25,7 +29,7 @@ export async function startViewer(services: ServiceManager.IManager, path: strin
   const leave = (): void => abandon(session);
   window.addEventListener("pagehide", leave);
   const end = (): void => {
-    shutDown(session, kernel).catch(() => undefined).finally(() => window.removeEventListener("pagehide", leave));
+    void shutDown(services, session, kernel).finally(() => window.removeEventListener("pagehide", leave));
   };
   try {
     const gone = ended.then(() => Promise.reject(new Error("the kernel ended before it had begun. Start it again.")));
@@ -71,16 +75,28 @@ function whenEnded(session: Session.ISessionConnection, kernel: Kernel.IKernelCo
   });
 }
 
-async function shutDown(session: Session.ISessionConnection, kernel: Kernel.IKernelConnection): Promise<void> {
-  // One that the server is just starting, also because it died, must be there before it can be shut down.
-  if (!kernel.isDisposed && !THERE.includes(kernel.status)) {
-    await new Promise<void>((done) => {
-      kernel.statusChanged.connect((_, status) => THERE.includes(status) && done());
-      kernel.connectionStatusChanged.connect((_, status) => status === "disconnected" && done());
-    });
+/** End a kernel, and look whether it has gone: while the server starts one, also again because it died, it may not be able to. */
+async function shutDown({ sessions }: ServiceManager.IManager, { id }: Session.ISessionConnection, kernel: Kernel.IKernelConnection): Promise<void> {
+  await Promise.race([whenThere(kernel), sleep(START_MS)]);
+  for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
+    await sessions.refreshRunning().catch(() => undefined);
+    if (![...sessions.running()].some((one) => one.id === id)) return;
+    await sessions.shutdown(id).catch(() => undefined);
+    await sleep(AGAIN_MS);
   }
-  // Of one that somebody else has shut down nothing is left.
-  if (!kernel.isDisposed) await session.shutdown();
+}
+
+function whenThere(kernel: Kernel.IKernelConnection): Promise<void> {
+  return new Promise((resolve) => {
+    const look = (): void => { if (kernel.isDisposed || THERE.includes(kernel.status)) resolve(); };
+    look();
+    kernel.statusChanged.connect(look);
+    kernel.disposed.connect(look);
+  });
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 /** Let a kernel end with its page, which cannot wait for an answer. */
