@@ -31,6 +31,8 @@ __all__ = ["Annotation", "Annotations"]
 RGB = tuple[int, int, int]
 KINDS = ("annotation", "detection", "cell", "tile", "tmaCore", "root")
 TEXT_COLUMNS = ("names", "kinds", "authors", "times")
+# Reviews of shapes that do not count as drawn by a person.
+NOT_DRAWN = ("proposed", "rejected")
 
 
 @dataclass(frozen=True)

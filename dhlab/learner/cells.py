@@ -18,6 +18,7 @@ from dhlab.kernels import filter_bank, measure_objects, separate_stains
 from dhlab.learner.coarse import balance
 from dhlab.learner.head import teach
 from dhlab.learner.pixels import LevelFeatures
+from dhlab.learner.strokes import thin_strokes
 from dhlab.networks import Perceptron
 from dhlab.scan import Scan
 
@@ -83,7 +84,7 @@ def find_nuclei(scan: Scan, *, region: Region | None = None, diameter: float | N
     window, corner = _read(features, region)
     radius = None if diameter is None else diameter / scan.spacing_of(level)[0] / 2
     labels = _split(_density(scan, window), radius)
-    return _outline(labels, corner, features).on(scan)
+    return _outline(labels, corner, features.frame.scale).on(scan)
 
 
 def measure_cells(scan: Scan, cells: Annotations, *, level: int = 0) -> Annotations:
@@ -162,18 +163,22 @@ def classify_cells(
     cells = cells if region is None else cells.in_window(*region)
     measured = measure_cells(scan, cells, level=level)
     rows, names = _clicked(measured, strokes)
-    classes = tuple(dict.fromkeys(stroke.class_name for stroke in strokes if stroke.class_name in names))
+    classes = tuple(sorted(set(names)))
     if len(classes) < 2:
         said = f"cells of {classes[0]!r} only" if classes else "no cell"
         raise BadValueError(f"{said} clicked among {len(measured)}; expected two classes. Put points into cells.")
     table = torch.from_numpy(np.nan_to_num(np.stack(list(measured.measurements.values()), 1))).float()
-    targets = functional.one_hot(torch.tensor([classes.index(name) for name in names]), len(classes)).float()
+    known = np.array([classes.index(name) for name in names])
+    members = [np.array(rows)[known == number] for number in range(len(classes))]
+    chosen, kinds = thin_strokes(range(len(classes)), [len(one) for one in members])
+    targets = functional.one_hot(torch.from_numpy(kinds), len(classes)).float()
+    taught = np.concatenate([one[some] for one, some in zip(members, chosen, strict=True)])
     head = Perceptron(table.shape[1], len(classes), width=WIDTH)
-    teach(head, table[rows], targets, weights=balance(targets))
+    teach(head, table[taught], targets, weights=balance(targets))
     with torch.inference_mode():
         scores, found = head(table.T).softmax(0).max(0)
     labels = found.numpy().astype(np.int32)
-    labels[rows] = [classes.index(name) for name in names]
+    labels[rows] = known
     return measured.replace(classes=labels, class_names=classes, class_colors=(), scores=scores.double().numpy())
 
 
@@ -232,7 +237,7 @@ def _split(density: NDArray[np.float32], radius: float | None) -> NDArray[np.int
     return numbers[labels].astype(np.int32)
 
 
-def _outline(labels: NDArray[np.int32], corner: NDArray[np.int64], features: LevelFeatures) -> Annotations:
+def _outline(labels: NDArray[np.int32], corner: NDArray[np.int64], scale: Sequence[float]) -> Annotations:
     """Return the outlines of a label map that begins at a corner of a level, of each object the largest part."""
     objects = measure_objects(torch.from_numpy(labels))
     shapes = []
@@ -247,7 +252,7 @@ def _outline(labels: NDArray[np.int32], corner: NDArray[np.int64], features: Lev
         # From the middles of small pixels to their sides; rings that touch themselves at a corner fall apart.
         pieces = shapely.get_parts(shapely.buffer(shapely.Polygon(yx[:, ::-1]), 0.25, join_style="mitre"))
         shapes += [max(pieces, key=shapely.area)] if len(pieces) else []
-    down, across = features.frame.scale
+    down, across = scale
     scaled = shapely.transform(np.array(shapes, object), lambda xy: xy * (across, down))
     return Annotations.from_geometries(scaled, kind="cell")
 
@@ -256,9 +261,7 @@ def _from_labels(labels: Scan, scan: Scan) -> Annotations:
     """Return the outlines of a label map that lies on a scan."""
     if labels.axes != "yx":
         raise BadShapeError(f"label map {labels.name!r} has axes {labels.axes!r}; expected 'yx'.")
-    found = _outline(
-        np.asarray(labels.levels[0][...]).astype(np.int32), np.zeros(2, np.int64), LevelFeatures(labels, 0)
-    )
+    found = _outline(np.asarray(labels.levels[0][...]).astype(np.int32), np.zeros(2, np.int64), labels.scales[0])
     ratio = np.asarray(labels.spacing) / np.asarray(scan.spacing)
     shift = np.asarray(labels.origin) / np.asarray(scan.spacing)
     moved = shapely.transform(found.geometries, lambda xy: xy * ratio[::-1] + shift[::-1])
@@ -309,7 +312,7 @@ def _intensities(
 
 
 def _clicked(cells: Annotations, strokes: Sequence[Stroke]) -> tuple[list[int], list[str]]:
-    """Return the cells that strokes teach, and their classes; the last stroke of a cell counts."""
+    """Return the cells that strokes teach, and their classes; the stroke drawn last in a cell counts."""
     middles = shapely.point_on_surface(cells.geometries)
     outlines, points = shapely.STRtree(cells.geometries), shapely.STRtree(middles)
     found: dict[int, str] = {}

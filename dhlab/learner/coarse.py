@@ -9,9 +9,11 @@ import torch
 from torch.nn import functional
 
 from dhlab.learner.head import teach
-from dhlab.learner.strokes import CELL
+from dhlab.learner.strokes import CELL, MOST_ROWS, thin_strokes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -48,7 +50,7 @@ class Lesson:
         parts = ((pixels[:, None] + np.asarray(PARTS)) * ratio).astype(np.int64).reshape(-1, 2)
         self.finer = fine.of_pixels(np.minimum(parts, np.asarray(fine.frame.shape) - 1)).half()
 
-    def learn(self, teacher: Perceptron, strokes: NDArray[np.int64], labels: Tensor) -> Perceptron:
+    def learn(self, teacher: Perceptron, strokes: Sequence[NDArray[np.int64]], labels: Sequence[int]) -> Perceptron:
         """Return the classifier of the coarser level.
 
         Parameters
@@ -56,18 +58,20 @@ class Lesson:
         teacher
             That of the finer level.
         strokes
-            ``(N, 2)`` pixels of the coarser level that were drawn on.
+            Pixels of the coarser level that each stroke covers, ``(N, 2)``.
         labels
-            ``(N,)`` their classes.
+            Class of each stroke.
         """
         classes = teacher.last.out_features
         with torch.inference_mode():
             said = teacher(self.finer.T.float()).softmax(0).T
         soft = said.reshape(-1, len(PARTS), classes).mean(1)
-        hard = functional.one_hot(labels, classes).float()
+        chosen, kinds = thin_strokes(labels, [len(pixels) for pixels in strokes], most=MOST_ROWS - len(soft))
+        drawn = np.concatenate([pixels[rows] for pixels, rows in zip(strokes, chosen, strict=True)])
+        hard = functional.one_hot(torch.from_numpy(kinds), classes).float()
         weights = torch.cat([torch.full((len(soft),), 1 / len(soft)), balance(hard) * SHARE_OF_STROKES])
         head = self.coarse.new_head(classes)
-        features = torch.cat([self.rows.float(), self.coarse.of_pixels(strokes)])
+        features = torch.cat([self.rows.float(), self.coarse.of_pixels(drawn)])
         targets = torch.cat([soft, hard]).clone()
         teach(head, features, targets, weights=weights, emphasis=self.coarse.net.emphasis)
         return head

@@ -18,7 +18,6 @@ __all__ = ["teach"]
 # Chosen by Dice after simulated strokes, beside linear models, other widths, dropout, stains' densities instead of
 # colours, and random forests.
 MEMBERS, STEPS, RATE, DECAY = 4, 100, 0.04, 1e-2
-MOST_ROWS = 4096
 SEED = 0
 
 
@@ -46,9 +45,6 @@ def teach(
     ----------
     Hansen and Salamon, "Neural network ensembles", 1990.
     """
-    if len(features) > MOST_ROWS:
-        chosen = torch.linspace(0, len(features) - 1, MOST_ROWS).long()
-        features, targets, weights = features[chosen], targets[chosen], weights[chosen]
     each = weights / weights.sum()
     variance, mean = torch.var_mean(features, dim=0, correction=0)
     emphasis = torch.ones_like(mean) if emphasis is None else emphasis

@@ -6,6 +6,7 @@ import copy
 import threading
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from torch.nn import functional
 
 from dhlab.annotations import Annotations, Document
 from dhlab.cards import ModelCard
-from dhlab.errors import BadValueError
+from dhlab.errors import BadValueError, ConflictError
 from dhlab.inference import predict
+from dhlab.io import open as open_scan
 from dhlab.learner.cells import classify_cells
 from dhlab.learner.coarse import Lesson, balance
 from dhlab.learner.describer import describe_by_encoder, describe_by_filters
@@ -24,7 +26,7 @@ from dhlab.learner.head import teach
 from dhlab.learner.heat import HeatLevel
 from dhlab.learner.pixels import LevelFeatures, count_channels, value_range_of
 from dhlab.learner.proposals import PLACE, find_places
-from dhlab.learner.strokes import choose_strokes, count_classes, sample_pixels
+from dhlab.learner.strokes import choose_strokes, count_classes, sample_pixels, thin_strokes
 from dhlab.models import Model
 from dhlab.scan import Scan
 
@@ -63,10 +65,11 @@ class _Taught:
     colors: tuple[RGB, ...]
     counts: dict[str, int]
     geometries: list[Any]
+    pixels: list[NDArray[np.int64]]
     labels: list[int]
     heads: list[Perceptron] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    heat: Scan | None = None
+    heat: Scan = field(init=False)
 
 
 class Learner:
@@ -150,42 +153,12 @@ class Learner:
         Nothing is computed before it is read, and then only the blocks that are. Coarser levels have classifiers of
         their own, which learn from the next finer one: an overview costs no more than a close look.
         """
-        taught = self._last
-        if taught.heat is None:
-            taught.heat = self._make_heat(taught)
-        return taught.heat
+        return self._last.heat
 
     @property
     def model(self) -> Model:
         """The classifier as a model, which `predict`, `evaluate`, `fit` and `export` take."""
-        taught, features = self._last, self._levels[0]
-        describer = features.describer
-        net = copy.deepcopy(describer.net)
-        net.head = features.new_head(len(taught.classes))
-        net.head.load_state_dict(taught.heads[0].state_dict())
-        least = 2 * net.reach + 1
-        low, high = value_range_of(self.scan)
-        card = ModelCard(
-            name="learned from strokes",
-            architecture=describer.architecture,
-            task="segmentation",
-            classes=taught.classes,
-            tile=tuple(max(least, min(net.largest_tile, n)) for n in features.frame.shape),
-            spacing=self.scan.spacing_of(self.level),
-            unit=self.scan.unit,
-            axes=self.scan.axes,
-            dtype=self.scan.dtype.name,
-            value_range=(low, high),
-            mean=describer.mean,
-            std=describer.std,
-            margin=net.reach,
-            architecture_options=describer.options,
-            base_model=describer.name,
-            data=f"{sum(taught.counts.values())} strokes on {self.scan.name}: "
-            + ", ".join(f"{count} {name}" for name, count in taught.counts.items()),
-            limits="Learned from strokes on one scan; not tried on others.",
-        )
-        return Model(net, card).eval()
+        return self._make_model(self._last)
 
     def update(self) -> bool:
         """Learn from the strokes as they are now.
@@ -203,7 +176,8 @@ class Learner:
         """
         with self._lock:
             drawn = self._drawn()
-            strokes = choose_strokes(drawn)
+            # The order must not matter to what is learned.
+            strokes = sorted(choose_strokes(drawn), key=lambda stroke: (stroke.class_name, stroke.key))
             order = tuple(sorted({stroke.class_name for stroke in strokes}))
             colors = tuple(drawn.class_colors[drawn.class_names.index(name)] for name in order)
             known = (order, colors, tuple((s.class_name, s.key) for s in strokes))
@@ -217,17 +191,18 @@ class Learner:
                     f"all strokes of {missing[0]!r} lie outside {self.scan.name!r} of "
                     f"{' × '.join(map(str, self.scan.shape))} px. Are they those of another scan?"
                 )
+            samples = [sample for sample in samples if len(sample.pixels)]
+            pixels = [sample.pixels for sample in samples]
             labels = [order.index(stroke.class_name) for stroke in inside]
-            taught = _Taught(order, colors, count_classes(inside), [s.geometry for s in inside], labels)
-            features = torch.cat([sample.features for sample in samples])
-            rows = torch.tensor(labels).repeat_interleave(
-                torch.tensor([len(s.pixels) for s in samples if len(s.pixels)])
-            )
-            targets = functional.one_hot(rows, len(order)).float()
+            taught = _Taught(order, colors, count_classes(inside), [s.geometry for s in inside], pixels, labels)
+            chosen, kinds = thin_strokes(labels, [len(one) for one in pixels])
+            features = torch.cat([sample.features[rows] for sample, rows in zip(samples, chosen, strict=True)])
+            targets = functional.one_hot(torch.from_numpy(kinds), len(order)).float()
             finest = self._levels[0]
             head = finest.new_head(len(order))
             teach(head, features, targets, weights=balance(targets), emphasis=finest.net.emphasis)
             taught.heads.append(head)
+            taught.heat = self._make_heat(taught)
             self._samples = {s.key: self._samples[s.key] for s in strokes}
             self._known, self._taught = known, taught
             return True
@@ -262,9 +237,9 @@ class Learner:
         Settles, "Active learning literature survey", 2009 (margin sampling); Sener and Savarese, "Active learning for
         convolutional neural networks: a core-set approach", ICLR 2018.
         """
-        level = self.heat.levels[0]
+        taught = self._last
+        level, drawn = taught.heat.levels[0], np.concatenate(taught.pixels)
         assert isinstance(level, HeatLevel)
-        drawn = np.concatenate([sample.pixels for sample in self._samples.values()])
         corners, doubts = find_places(level, self._pixels(region), drawn=drawn, mask=self._mask(within), count=count)
         low, high = (at * self._levels[0].frame.scale for at in (corners, corners + PLACE))
         boxes = shapely.box(low[:, 1], low[:, 0], high[:, 1], high[:, 0])
@@ -283,7 +258,7 @@ class Learner:
         Parameters
         ----------
         out
-            Where to write the heat map, ``….ome.zarr``; None keeps it in memory. What is there is replaced.
+            Where to write the heat map, ``….ome.zarr``; None keeps it in memory. A heat map that is there is replaced.
         within
             Mask scan, such as tissue; only windows that see it are computed.
         progress
@@ -294,9 +269,19 @@ class Learner:
         -------
         Scan
             Heat map as `predict` gives it.
+
+        Raises
+        ------
+        ConflictError
+            If something else than a heat map is at `out`, such as the slide.
         """
-        heat = predict(self.model, self.scan, overlap=0.0, within=within, out=out, overwrite=True, progress=progress)
-        return heat.replace(meta={**heat.meta, "class_colors": [list(color) for color in self._last.colors]})
+        place = None if out is None else Path(out).expanduser()
+        if place is not None and place.exists() and (kind := open_scan(place).kind) != "heatmap":
+            raise ConflictError(f"{place.name!r} is there already, {kind!r}; expected a new name, or a heat map's.")
+        taught = self._last
+        model = self._make_model(taught)
+        heat = predict(model, self.scan, overlap=0.0, within=within, out=place, overwrite=True, progress=progress)
+        return heat.replace(meta={**heat.meta, "class_colors": [list(color) for color in taught.colors]})
 
     def polygons(
         self,
@@ -333,7 +318,7 @@ class Learner:
             If there is no such class.
         """
         taught = self._last
-        heat = self.heat if heat is None else heat
+        heat = taught.heat if heat is None else heat
         plane = _cut(heat, region)
         wanted = [n for n in taught.classes if n.lower() != "background"] if classes is None else list(classes)
         parts = [Annotations.from_heatmap(plane, n, threshold=threshold, min_area=min_area) for n in wanted]
@@ -349,7 +334,7 @@ class Learner:
     ) -> Annotations:
         """Classify cells by shape, colour and texture, from those that were clicked.
 
-        A stroke that lies in a cell, such as a point, teaches its class.
+        A stroke that lies in a cell, such as a point, teaches its class; of several strokes, the last one.
 
         Parameters
         ----------
@@ -407,9 +392,38 @@ class Learner:
                     self._lessons[at] = Lesson(fine, coarse)
                 width = self.stroke_width * fine.frame.scale[0] / coarse.frame.scale[0]
                 pixels = [sample_pixels(g, coarse.frame, width=max(1.0, width)) for g in taught.geometries]
-                labels = torch.tensor(taught.labels).repeat_interleave(torch.tensor([len(p) for p in pixels]))
-                taught.heads.append(self._lessons[at].learn(taught.heads[-1], np.concatenate(pixels), labels))
+                taught.heads.append(self._lessons[at].learn(taught.heads[-1], pixels, taught.labels))
             return taught.heads[number]
+
+    def _make_model(self, taught: _Taught) -> Model:
+        features = self._levels[0]
+        describer = features.describer
+        net = copy.deepcopy(describer.net)
+        net.head = features.new_head(len(taught.classes))
+        net.head.load_state_dict(taught.heads[0].state_dict())
+        least = 2 * net.reach + 1
+        low, high = value_range_of(self.scan)
+        card = ModelCard(
+            name="learned from strokes",
+            architecture=describer.architecture,
+            task="segmentation",
+            classes=taught.classes,
+            tile=tuple(max(least, min(net.largest_tile, n)) for n in features.frame.shape),
+            spacing=self.scan.spacing_of(self.level),
+            unit=self.scan.unit,
+            axes=self.scan.axes,
+            dtype=self.scan.dtype.name,
+            value_range=(low, high),
+            mean=describer.mean,
+            std=describer.std,
+            margin=net.reach,
+            architecture_options=describer.options,
+            base_model=describer.name,
+            data=f"{sum(taught.counts.values())} strokes on {self.scan.name}: "
+            + ", ".join(f"{count} {name}" for name, count in taught.counts.items()),
+            limits="Learned from strokes on one scan; not tried on others.",
+        )
+        return Model(net, card).eval()
 
     def _make_heat(self, taught: _Taught) -> Scan:
         levels = [

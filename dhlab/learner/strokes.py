@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from dhlab.annotations.collection import NOT_DRAWN
 from dhlab.annotations.raster import fill
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
     from dhlab.annotations import Annotations
 
-__all__ = ["CELL", "Frame", "Stroke", "choose_strokes", "count_classes", "sample_pixels"]
+__all__ = ["CELL", "MOST_ROWS", "Frame", "Stroke", "choose_strokes", "count_classes", "sample_pixels", "thin_strokes"]
 
 # Side of the squares in which pixels are taken, and how many squares and pixels of a shape: what features cost.
 CELL, MOST_CELLS, MOST_PIXELS = 64, 24, 1024
-NOT_STROKES = ("proposed", "rejected")
+# Pixels that a classifier learns from at once: what training costs.
+MOST_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,11 @@ def choose_strokes(annotations: Annotations) -> list[Stroke]:
     Returns
     -------
     list of Stroke
-        In an order that depends on what they are, not on when or by whom they were drawn.
+        In the order of the annotations: that in which they were drawn.
     """
-    reviews = annotations.reviews
-    rows = [row for row in np.flatnonzero(annotations.classes >= 0).tolist() if reviews[row] not in NOT_STROKES]
     names = annotations.class_names
-    strokes = [Stroke(annotations.geometries[row], names[annotations.classes[row]]) for row in rows]
-    return sorted(strokes, key=lambda stroke: (stroke.class_name, stroke.key))
+    rows = np.flatnonzero((annotations.classes >= 0) & ~np.isin(annotations.reviews, NOT_DRAWN))
+    return [Stroke(annotations.geometries[row], names[annotations.classes[row]]) for row in rows.tolist()]
 
 
 def sample_pixels(geometry: BaseGeometry, frame: Frame, *, width: float) -> NDArray[np.int64]:
@@ -102,7 +104,9 @@ def sample_pixels(geometry: BaseGeometry, frame: Frame, *, width: float) -> NDAr
         geometry = geometry.buffer(width / 2 * max(frame.scale))
     height, breadth = (n * s for n, s in zip(frame.shape, frame.scale, strict=True))
     inside = shapely.intersection(geometry, shapely.box(0, 0, breadth, height))
-    if inside.is_empty or inside.area == 0:
+    # Where a shape touches the border it leaves lines and points.
+    inside = shapely.union_all([part for part in shapely.get_parts(inside) if part.area])
+    if inside.is_empty:
         return np.empty((0, 2), np.int64)
     cells = _cells(inside, frame)
     cells = cells[np.linspace(0, len(cells) - 1, min(MOST_CELLS, len(cells))).astype(int)]
@@ -114,6 +118,46 @@ def sample_pixels(geometry: BaseGeometry, frame: Frame, *, width: float) -> NDAr
         pixels = np.array([[point.y / frame.scale[0], point.x / frame.scale[1]]]).astype(np.int64)
     pixels = pixels[(pixels < frame.shape).all(1)]
     return pixels[np.linspace(0, len(pixels) - 1, min(MOST_PIXELS, len(pixels))).astype(int)]
+
+
+def thin_strokes(
+    labels: Sequence[int], sizes: Sequence[int], *, most: int = MOST_ROWS
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Choose of many pixels those to learn from: as many of each class, and of each stroke of a class, or all.
+
+    Parameters
+    ----------
+    labels
+        Class of each stroke.
+    sizes
+        Number of pixels of each stroke.
+    most
+        How many to choose of all together.
+
+    Returns
+    -------
+    list of ndarray
+        Of each stroke the numbers of its chosen pixels, int64, spread evenly.
+    ndarray
+        ``(N,)`` int64, class of all chosen pixels.
+    """
+    classes, pixels = np.asarray(labels), np.asarray(sizes)
+    shares = np.zeros(len(pixels), np.int64)
+    for label, share in enumerate(_share_out(np.bincount(classes, pixels).astype(np.int64), most)):
+        shares[classes == label] = _share_out(pixels[classes == label], share)
+    pairs = zip(pixels.tolist(), shares.tolist(), strict=True)
+    chosen = [((np.arange(share) + 0.5) * size / max(share, 1)).astype(np.int64) for size, share in pairs]
+    return chosen, np.repeat(classes, shares)
+
+
+def _share_out(sizes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return how many to take of each group: alike, where a group has so many."""
+    shares, left = np.zeros(len(sizes), np.int64), most
+    for taken, group in enumerate(np.argsort(sizes, kind="stable")):
+        # Rounded up, so that small groups are the last to go empty.
+        shares[group] = min(sizes[group], -(-left // (len(sizes) - taken)))
+        left -= shares[group]
+    return shares
 
 
 def _cells(geometry: BaseGeometry, frame: Frame) -> NDArray[np.int64]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import shapely
 
 from dhlab import env
-from dhlab.annotations import Annotations
+from dhlab.annotations import Annotations, Document
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.io import open as open_scan
 from dhlab.learner import Learner, find_nuclei, measure_cells
@@ -75,6 +77,9 @@ def test_cells_of_a_label_map(cells: tuple[Scan, np.ndarray, np.ndarray]) -> Non
     true, said = kind_at(found, labels, kinds)
     assert (true == said).mean() > 0.97
     np.testing.assert_allclose(found.measurements["area (µm²)"], np.bincount(labels.ravel())[1:] / 4, rtol=0.02)
+    for kind in (np.uint16, np.uint32, np.int64):
+        again = learner.objects(Scan.from_array(labels.astype(kind), "yx", spacing=0.5, unit="µm", kind="labels"))
+        np.testing.assert_array_equal(again.classes, found.classes)
     coarse = Scan.from_array(labels[::2, ::2], "yx", spacing=1.0, unit="µm", kind="labels")
     ratio = learner.objects(coarse).measurements["area (µm²)"] / found.measurements["area (µm²)"]
     assert 0.9 < np.median(ratio) < 1.1
@@ -93,14 +98,29 @@ def test_cells_of_annotations_and_of_a_region(cells: tuple[Scan, np.ndarray, np.
 
 
 def test_an_area_teaches_all_cells_in_it(cells: tuple[Scan, np.ndarray, np.ndarray]) -> None:
+    scan, labels, _ = cells
+    rows = {"above": (0, 4 * STEP), "below": (SIDE - 4 * STEP, SIDE)}
+    boxes = [shapely.box(0, low, SIDE, high) for low, high in rows.values()]
+    label_map = Scan.from_array(labels, "yx", spacing=0.5, unit="µm", kind="labels")
+    found = Learner(scan, Annotations.from_geometries(boxes, list(rows)), spacing=0.5).objects(label_map)
+    # What an area says of a cell holds, whatever the cell looks like.
+    assert [found.class_names[i] for i in found.classes[:64]] == ["above"] * 64
+    assert [found.class_names[i] for i in found.classes[-64:]] == ["below"] * 64
+
+
+def test_the_last_stroke_in_a_cell_counts(cells: tuple[Scan, np.ndarray, np.ndarray], tmp_path: Path) -> None:
     scan, labels, kinds = cells
-    middles = [np.argwhere(labels == n).mean(0) for n in (1, 2)]
-    names = ["round" if kinds[n] == 0 else "long" for n in (0, 1)]
-    if len(set(names)) < 2:
-        pytest.skip("the first two are of one kind")
-    boxes = [shapely.box(x - 19, y - 19, x + 19, y + 19) for y, x in middles]
-    found = Learner(scan, Annotations.from_geometries(boxes, names), spacing=0.5).objects()
-    assert len(found)
+    clicks = click(labels, kinds, 3)
+    label_map = Scan.from_array(labels[: 2 * STEP], "yx", spacing=0.5, unit="µm", kind="labels")
+    first = np.flatnonzero(kinds == 0)[0]
+    corrected = Annotations.from_geometries(clicks.geometries[:1], ["long"])
+    for order, name in (([clicks, corrected], "long"), ([corrected, clicks], "round")):
+        with Document.open(scan, tmp_path / f"{name}.geojson", author="Ada") as document:
+            for part in order:
+                document.add(part)
+            for drawn in (Annotations.concat(order), document):
+                found = Learner(scan, drawn, spacing=0.5).objects(label_map)
+                assert found.class_names[found.classes[first]] == name
 
 
 def test_says_what_is_missing(cells: tuple[Scan, np.ndarray, np.ndarray]) -> None:

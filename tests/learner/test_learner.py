@@ -14,7 +14,7 @@ from dhlab.annotations import Annotations, Document
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.learner import Learner, draw_strokes
 from dhlab.phantoms import CLASSES
-from dhlab.scan import Scan
+from dhlab.scan import Scan, halve
 
 
 def dice(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -73,6 +73,23 @@ def test_a_correction_is_learned_and_nothing_else_is(slide: Scan, strokes: Annot
     assert learner.update()
     assert learner.heat is not before
     assert dice(learner.heat.levels[0][...], truth) > dice(before.levels[0][...], truth)
+
+
+def test_a_point_counts_among_many_areas() -> None:
+    image = np.random.default_rng(0).integers(0, 12, (512, 512, 3)).astype(np.uint8)
+    image[:, 256:] += 180
+    image[400:, :, 1] = 120
+    scan = Scan((image, halve(image, (0, 1))), "yxc", (1.0, 1.0), "µm", name="three kinds")
+    dark = [shapely.box(x, y, x + 33, y + 33) for x in range(5, 170, 40) for y in range(5, 170, 40)]
+    bright = [shapely.box(x + 256, y, x + 289, y + 33) for x, y, *_ in (shape.bounds for shape in dark)]
+    # Named so that the point comes between the others.
+    names = ["a dark"] * len(dark) + ["c bright"] * len(bright) + ["b green"]
+    drawn = Annotations.from_geometries([*dark, *bright, shapely.Point(100, 450)], names, parent=scan)
+    heat = Learner(scan, drawn, stroke_width=2.0).heat
+    for level, side in zip(heat.levels, (512, 256), strict=True):
+        found = np.asarray(level[...]).argmax(0)
+        assert (found[side * 420 // 512 : side * 500 // 512, side // 16 : side * 3 // 8] == 1).mean() > 0.7
+        assert (found[: side // 2, : side // 2 - side // 16] == 0).mean() > 0.95
 
 
 def test_a_document_is_followed(slide: Scan, strokes: Annotations, tmp_path: Path) -> None:

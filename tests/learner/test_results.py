@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 import torch
 
 import dhlab as dh
 from dhlab.annotations import Annotations
+from dhlab.errors import BadValueError, ConflictError, DHLabError
 from dhlab.learner import Learner
 from dhlab.learner.proposals import choose_diverse, doubt
 from dhlab.phantoms import CLASSES
@@ -27,6 +29,37 @@ def test_the_map_of_the_whole_is_what_is_seen(learner: Learner, tmp_path: Path) 
     assert told
     assert told[-1][0] == told[-1][1]
     assert heat.channels == tuple(sorted(CLASSES))
+
+
+def test_only_heat_maps_are_replaced(learner: Learner, slide: Scan, strokes: Annotations, tmp_path: Path) -> None:
+    saved = dh.open(dh.save(slide, tmp_path / "slide.ome.zarr"))
+    taught = Learner(saved, strokes.on(saved))
+    with pytest.raises(ConflictError, match="'image'"):
+        taught.apply(tmp_path / "slide.ome.zarr", progress=False)
+    np.testing.assert_array_equal(dh.open(tmp_path / "slide.ome.zarr").levels[0][...], slide.levels[0][...])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("results")
+    with pytest.raises(DHLabError):
+        taught.apply(tmp_path / "notes", progress=False)
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "results"
+    for number in (1, 2):
+        drawn = strokes if number == 1 else strokes[:9]
+        heat = Learner(slide, drawn).apply(tmp_path / "heat.ome.zarr", progress=False)
+    np.testing.assert_array_equal(dh.open(tmp_path / "heat.ome.zarr").levels[0][...], heat.levels[0][...])
+
+
+def test_what_is_learned_meanwhile_is_not_in_the_map(slide: Scan, strokes: Annotations) -> None:
+    taught = Learner(slide, strokes)
+    colors = taught.heat.meta["class_colors"]
+
+    def draw(done: int, total: int) -> None:
+        taught.strokes = strokes.where(class_name=["stroma", "epithelium"])
+        taught.update()
+
+    heat = taught.apply(progress=draw)
+    assert taught.classes == ("epithelium", "stroma")
+    assert heat.channels == tuple(sorted(CLASSES))
+    assert heat.meta["class_colors"] == colors
 
 
 def test_windows_that_are_cut_elsewhere_agree(learner: Learner, slide: Scan) -> None:
@@ -136,11 +169,21 @@ def test_places_keep_to_region_mask_and_what_is_not_drawn(learner: Learner, slid
     assert len(places)
     middles = (places.bounds[:, :2] + places.bounds[:, 2:]) / 2
     assert ((middles >= (320, 256)) & (middles <= (400, 556))).all()
-    import shapely
-
     lines = shapely.union_all(strokes.geometries)
     assert not shapely.contains_properly(places.geometries, lines).any()
     assert len(learner.propose(5, region=((-900, -900), (10, 10)))) == 0
+
+
+def test_strokes_that_were_not_learned_hide_no_place(slide: Scan, strokes: Annotations) -> None:
+    taught = Learner(slide, strokes)
+    region = ((0.0, 0.0), (256.0, 256.0))
+    places = taught.propose(3, region=region)
+    shapes = [*places.geometries, shapely.Point(-9, -9)]
+    more = Annotations.from_geometries(shapes, ["stroma"] * len(places) + ["bone"], parent=slide)
+    taught.strokes = Annotations.concat([strokes, more])
+    with pytest.raises(BadValueError, match="outside"):
+        taught.update()
+    np.testing.assert_array_equal(taught.propose(3, region=region).bounds, places.bounds)
 
 
 def test_doubt_and_distance() -> None:

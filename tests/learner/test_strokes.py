@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.learner import draw_strokes
-from dhlab.learner.strokes import MOST_CELLS, MOST_PIXELS, Frame, sample_pixels
+from dhlab.learner.strokes import MOST_CELLS, MOST_PIXELS, Frame, sample_pixels, thin_strokes
 
 FRAME = Frame((3000, 4000), (2.0, 2.0))
 HOLED = shapely.Polygon([(0, 0), (900, 0), (900, 900), (0, 900)], [[(100, 100), (800, 100), (800, 800), (100, 800)]])
@@ -29,6 +29,10 @@ HOLED = shapely.Polygon([(0, 0), (900, 0), (900, 900), (0, 900)], [[(100, 100), 
         shapely.GeometryCollection([shapely.Point(50, 60), shapely.box(500, 500, 600, 600)]),
         shapely.box(10.1, 10.1, 10.3, 10.3),
         shapely.box(-1000, -1000, 60, 60),
+        # It reaches over the border with one part, and touches it with another.
+        shapely.union_all(
+            [shapely.box(-20, 100, -5, 140), shapely.box(-10, 100, 8, 110), shapely.box(-10, 130, 0, 140)]
+        ),
     ],
     ids=lambda shape: f"{shape.geom_type} {shape.area:.0f}",
 )
@@ -48,6 +52,24 @@ def test_pixels_lie_inside(shape: shapely.Geometry) -> None:
 def test_large_shapes_are_spread_over() -> None:
     pixels = sample_pixels(shapely.box(0, 0, 8000, 6000), FRAME, width=5.0)
     assert np.ptp(pixels, axis=0).min() > 2500
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 90)), min_size=1, max_size=30), st.integers(4, 900))
+def test_small_classes_and_strokes_are_kept(strokes: list[tuple[int, int]], most: int) -> None:
+    labels, sizes = (np.array(part) for part in zip(*strokes, strict=True))
+    chosen, kinds = thin_strokes(labels.tolist(), sizes.tolist(), most=most)
+    counts = np.array([len(rows) for rows in chosen])
+    assert counts.sum() == min(most, sizes.sum())
+    np.testing.assert_array_equal(kinds, np.repeat(labels, counts))
+    for rows, size in zip(chosen, sizes, strict=True):
+        assert len(np.unique(rows)) == len(rows)
+        assert ((rows >= 0) & (rows < size)).all()
+    for label in np.unique(labels):
+        own = labels == label
+        assert counts[own].sum() >= min(sizes[own].sum(), most // len(np.unique(labels)))
+        # No stroke gives fewer than another, but those that gave all and one of rounding.
+        assert (counts[own] >= np.minimum(sizes[own], counts[own].max() - 1)).all()
 
 
 def test_nothing_outside() -> None:
