@@ -214,13 +214,11 @@ class EditLog:
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a document's file or folder into a `BadFileError`, if it is there."""
+    """Turn a refusal of the operating system to read a document's file or folder into a `BadFileError`."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        raise BadFileError(f"cannot read {path}: {error.strerror}. Ask its owner or whoever runs the disk.") from error
+    except PermissionError as error:
+        raise BadFileError(f"cannot read {path}: {error.strerror}. Ask its owner to let you.") from error
 
 
 def check_scan(found: Any, expected: dict[str, Any], path: Path) -> None:
