@@ -163,7 +163,6 @@ def test_a_page_is_told_when_a_document_counts_anew(clinic, anna, slide) -> None
     assert not changes(anna, opened, -5)["anew"]
 
 
-@pytest.mark.filterwarnings("ignore:cannot read")  # which a document says of a folder in the place of its file
 def test_a_document_that_cannot_be_written_as_it_closes_troubles_no_other(tmp_path: Path, caplog) -> None:
     from dhlab.io.pool import Stamp
     from dhlab_lab.documents import Documents
