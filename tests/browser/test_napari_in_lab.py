@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from screens import canvas_of, keep_picture, open_napari, share_of, take_picture, wait_until
+from screens import canvas_of, keep_picture, open_napari, share_of, take_picture, take_still, wait_until
 
 from dhlab.annotations import Annotations
 
@@ -38,18 +38,16 @@ def test_a_slide_opens_in_napari_from_its_menu_and_what_is_drawn_is_saved(
     page = opened.value
     canvas = canvas_of(page)
     wait_until(page, lambda: share_of(canvas, VIOLET) > 0.02)
-    page.wait_for_timeout(1000)
-    rows, columns = np.nonzero(np.abs(take_picture(canvas) - VIOLET).max(-1) <= 6)
+    rows, columns = np.nonzero(np.abs(take_still(canvas) - VIOLET).max(-1) <= 6)
     box = canvas.bounding_box()
     middle = box["x"] + columns.mean(), box["y"] + rows.mean()
     page.mouse.click(*middle)
+    before = take_still(canvas)
     page.keyboard.press("r")  # napari's key for rectangles
-    page.wait_for_timeout(500)
+    wait_until(page, lambda: bool((take_picture(canvas) != before).any()))
     page.mouse.move(*middle)
     page.mouse.down()
-    for step in (20, 40, 60):
-        page.mouse.move(middle[0] + step, middle[1] + step)
-        page.wait_for_timeout(100)
+    page.mouse.move(middle[0] + 60, middle[1] + 60, steps=20)
     page.mouse.up()
     wait_until(page, lambda: (folder / "slide.geojson").exists())
     keep_picture(page, "napari_in_lab")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from dhlab.annotations import Annotations
 from dhlab.errors import BadFileError
 from dhlab.samples import SAMPLES, sample_path
 from dhlab.scan import Scan
+from dhlab_napari.__main__ import Desk
 from dhlab_napari.layers import describe, scan_of
 from dhlab_napari.reading import get_reader, read
 from dhlab_napari.samples import read_sample
@@ -201,3 +205,15 @@ def test_every_sample_is_a_function_of_its_own(plugin: PluginManager) -> None:
 
     with pytest.raises(AttributeError):
         samples.no_such_sample  # noqa: B018
+
+
+def test_a_name_in_the_inbox_is_as_old_as_it_says(tmp_path: Path) -> None:
+    opened: list[Path] = []
+    for age in (0, 300):
+        letter = tmp_path / f"{time.time_ns() - age * 10**9}.path"
+        letter.write_text(f"{age} seconds.tif")
+        os.utime(letter, (0, 0))  # a file server whose clock is behind
+    for _ in range(2):
+        Desk.look(SimpleNamespace(open=opened.append), tmp_path)  # type: ignore[arg-type] # no window is needed
+    assert opened == [Path("0 seconds.tif")]
+    assert not list(tmp_path.iterdir())

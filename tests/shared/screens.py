@@ -49,6 +49,18 @@ def take_picture(place: Any) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(place.screenshot())).convert("RGB")).astype(int)
 
 
+def take_still(place: Any) -> np.ndarray:
+    """Return an element of a page as RGB, once it shows the same for half a second."""
+    pictures: list[np.ndarray] = []
+
+    def is_still() -> bool:
+        pictures.append(take_picture(place))
+        return len(pictures) > 1 and np.array_equal(*pictures[-2:])
+
+    wait_until(place.page, is_still)
+    return pictures[-1]
+
+
 def share_of(place: Any, color: tuple[int, int, int], tolerance: int = 6) -> float:
     """Return how much of an element has a colour."""
     return float((np.abs(take_picture(place) - color).max(-1) <= tolerance).mean())

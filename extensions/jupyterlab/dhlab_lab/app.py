@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 
 from jupyter_server.extension.application import ExtensionApp
@@ -52,7 +53,7 @@ class DHLab(ExtensionApp):
         if find_spec("jupyter_server_proxy"):
             from dhlab_lab import dashboards
 
-            self.handlers.extend(dashboards.HANDLERS)
+            self.handlers.extend((*dashboards.HANDLERS, desktop.desktop_socket()))
 
     def initialize_settings(self) -> None:
         """Let the tiles of kernels travel without delay, and JupyterLab know where napari is."""
@@ -66,3 +67,4 @@ class DHLab(ExtensionApp):
         self.workers.close()
         self.documents.close()
         self.views.close()
+        shutil.rmtree(desktop.inbox(), ignore_errors=True)

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from jupyter_server.auth.decorator import authorized
 from jupyter_server_proxy.handlers import LocalProxyHandler
 
 from dhlab.scheduling.dashboard import socket_of
 from dhlab_lab.access import Refused
+from dhlab_lab.proxies import ForRunners
 
 __all__ = ["HANDLERS", "DashboardHandler"]
 
 
-class DashboardHandler(LocalProxyHandler):  # type: ignore[misc] # jupyter-server-proxy ships no types
+class DashboardHandler(ForRunners, LocalProxyHandler):  # type: ignore[misc] # jupyter-server-proxy ships no types
     """``GET dhlab/dask/{name}/…``: what Dask answers on the socket of that name; its web socket too."""
 
-    auth_resource = "kernels"
     SUPPORTED_METHODS = ("GET",)
 
-    async def prepare(self) -> None:
-        """Let nobody else pass, and find the socket."""
-        await super().prepare()
-        if not self._finished:
-            await self.find()
-
-    @authorized("execute")
-    async def find(self) -> None:
+    def find(self) -> None:
         """Take the socket that belongs to the name."""
         place = socket_of(self.path_args[0])
         if place is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import sys
 import time
 from importlib.util import find_spec
@@ -15,11 +17,12 @@ from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from dhlab.atomic import atomic_file
+from dhlab_lab.proxies import ForRunners
 
 if TYPE_CHECKING:
     from dhlab_lab.access import Access
 
-__all__ = ["HANDLERS", "PAGE", "desktop_server", "is_installed"]
+__all__ = ["HANDLERS", "PAGE", "desktop_server", "desktop_socket", "inbox", "is_installed"]
 
 # The page of jupyter-remote-desktop-proxy speaks to its neighbour of this name.
 SOCKET = "dhlab/desktop-websockify"
@@ -62,8 +65,19 @@ def desktop_server() -> dict[str, Any]:
 
 
 def inbox() -> Path:
-    """Return the folder in which the running napari finds the names of files that it is to open."""
-    return Path(jupyter_runtime_dir()) / "dhlab-napari"
+    """Return the folder in which the napari of this server finds the names of files that it is to open.
+
+    A person's servers may share their home, on one machine or several.
+    """
+    return Path(jupyter_runtime_dir()) / f"dhlab-napari-{socket.gethostname()}-{os.getpid()}"
+
+
+def desktop_socket() -> tuple[str, type, dict[str, Any]]:
+    """Return the handler of the screen, for whoever may run programs; it must come before jupyter-server-proxy's."""
+    from jupyter_server_proxy.config import ServerProcess
+
+    handler, settings = ServerProcess(name=SOCKET, **desktop_server()).make_proxy_handler()
+    return rf"{SOCKET}/(.*)", type("DesktopSocket", (ForRunners, handler), {}), settings
 
 
 class DesktopPage(JupyterHandler):

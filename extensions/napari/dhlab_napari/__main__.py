@@ -56,8 +56,9 @@ class Desk:
 
     def look(self, inbox: Path) -> None:
         """Open the file that was named last in a folder of names, and take the names away."""
+        # Named by when they were written: a file server's clock may differ.
         letters = sorted(inbox.glob("*.path"))
-        fresh = [letter for letter in letters if time.time() - letter.stat().st_mtime < STALE_S]
+        fresh = [letter for letter in letters if time.time() - int(letter.stem) / 1e9 < STALE_S]
         names = [letter.read_text("utf-8") for letter in fresh]
         for letter in letters:
             letter.unlink(missing_ok=True)
