@@ -169,7 +169,11 @@ def test_annotating_classes_review_comments_history(model, qtbot, scan, tmp_path
     assert (tmp_path / "slide.geojson").exists()
 
 
-def test_strokes_teach_while_one_draws(model, qtbot, scan) -> None:
+def fail(*_: Any) -> None:
+    raise RuntimeError("out of memory")
+
+
+def test_strokes_teach_while_one_draws(model, qtbot, scan, monkeypatch) -> None:
     dock = LearningWidget(model)
     qtbot.addWidget(dock)
     dock.switch.click()
@@ -201,6 +205,45 @@ def test_strokes_teach_while_one_draws(model, qtbot, scan) -> None:
         assert "proposed" in dock.news.text()
         # Proposals teach nothing.
         assert sum(dock.learner.counts.values()) == count
+        # What goes wrong is told, and the next stroke is learned.
+        with monkeypatch.context() as patch:
+            patch.setattr(dock.learner, "update", fail)
+            document.add(shapely.Point(1010, 1000), "stroma")
+            qtbot.waitUntil(lambda: dock.news.text() == "RuntimeError: out of memory", timeout=30_000)
+        document.add(shapely.Point(1020, 1000), "stroma")
+        qtbot.waitUntil(lambda: dock.news.text().startswith("Learned from "), timeout=30_000)
+        given: list[Any] = []
+        apply = dock.learner.apply
+        monkeypatch.setattr(dock.learner, "apply", lambda *a, **k: (given.append(k["within"]), apply(*a, **k))[1])
+        dock.work.start()
+        finish(qtbot, dock.work)
+        assert "windows in" in dock.work.news.text()
+        assert given[0].kind == "mask", "glass is left out"
         dock.switch.click()
         assert "live learning" not in model.layers
         link.end()
+
+
+def test_what_was_learned_of_a_slide_is_not_laid_on_the_next(qtbot, tmp_path) -> None:
+    model = ViewerModel()
+    dock = LearningWidget(model)
+    qtbot.addWidget(dock)
+    opened = []
+    for side, spacing in ((1024, 1.0), (256, 0.25)):
+        pixels = np.full((side, side, 3), 40, np.uint8)
+        pixels[:, side // 2 :] = 200
+        slide = Scan.from_array(pixels, "yxc", spacing=(spacing, spacing), unit="µm", name=str(side), kind="image")
+        model.layers.clear()
+        add(model, slide, base=slide)
+        document = Document.open(slide, tmp_path / f"{side}.geojson")
+        opened += [DocumentLayers(model, document, base=slide).end, document.close]
+        document.add(shapely.box(20, 20, 60, 60), "dark")
+        document.add(shapely.box(side - 60, 20, side - 20, 60), "bright")
+        # At the second turn the first slide is still being learned.
+        dock.switch.click()
+    assert dock.switch.isChecked()
+    qtbot.waitUntil(lambda: dock.heat is not None, timeout=60_000)
+    assert dock.heat.size == pytest.approx(slide.size)
+    assert dock.layer.extent.world == pytest.approx(model.layers["256"].extent.world, rel=0.05)
+    for end in opened:
+        end()

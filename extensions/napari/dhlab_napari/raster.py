@@ -42,7 +42,7 @@ GREY = (128, 128, 128)
 
 @dataclass(eq=False)
 class Canvas:
-    """Shapes as pixels, at every resolution; safe between threads as long as one alone changes it.
+    """Shapes as pixels, at every resolution.
 
     Parameters
     ----------

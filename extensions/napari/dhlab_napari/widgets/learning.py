@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from dhlab.errors import BadValueError, DHLabError
+from dhlab.errors import BadValueError, DHLabError, describe
+from dhlab.tissue import find_tissue
 from dhlab_napari.compilers import load_triton
 from dhlab_napari.linking import DocumentLayers, link_of
 from dhlab_napari.showing import add
-from dhlab_napari.widgets.parts import Work
+from dhlab_napari.widgets.parts import Work, attempt
 from dhlab_napari.winners import WinnerLevel, blank_levels, winner_levels
 
 if TYPE_CHECKING:
@@ -100,10 +102,9 @@ class LearningWidget(QWidget):
 
     def show_next(self) -> None:
         """Look at the place that would teach most."""
-        if self.learner is None or self.learner.strokes is None:
-            return
-        learner, region = self.learner, self._view()
-        self._ask(lambda: learner.propose(1, region=region), self._go_to)
+        if self.learner is not None:
+            learner, region = self.learner, self._view()
+            self._ask(lambda: learner.propose(1, region=region), self._go_to)
 
     def outline_view(self) -> None:
         """Add outlines of what is in view to the document, to be reviewed."""
@@ -163,11 +164,8 @@ class LearningWidget(QWidget):
             return
         view = None if self.layer is None else (self.layer.data_level, np.array(self.layer.corner_pixels))
 
-        def work() -> tuple[Scan | None, str]:
-            try:
-                learner.update()
-            except BadValueError as error:
-                return None, str(error)
+        def work() -> tuple[Scan, str]:
+            learner.update()
             heat = learner.heat
             if view is not None and view[0] < len(heat.levels):
                 (top, left), (bottom, right) = view[1][:, :2]
@@ -175,15 +173,22 @@ class LearningWidget(QWidget):
             counts = ", ".join(f"{count} × {name}" for name, count in learner.counts.items())
             return heat, f"Learned from {counts}."
 
-        self._worker = create_worker(work, _start_thread=False)
-        self._worker.returned.connect(self._on_learned)
+        self._worker = create_worker(attempt, work, _start_thread=False)
+        self._worker.returned.connect(partial(self._on_learned, learner))
         self._worker.start()
 
-    def _on_learned(self, outcome: tuple[Scan | None, str]) -> None:
+    def _on_learned(self, learner: Learner, outcome: tuple[tuple[Scan, str], Exception | None]) -> None:
         self._worker = None
-        heat, text = outcome
-        self.news.setText(text)
-        if heat is not None and self.learner is not None and self._link is not None:
+        if learner is not self.learner:
+            # Switched off meanwhile, and perhaps on again for another slide.
+            self._learn()
+            return
+        result, error = outcome
+        if error is not None:
+            self.news.setText(describe(error))
+        else:
+            heat, text = result
+            self.news.setText(text)
             if self.layer is None:
                 # What is in view is computed next, in the thread: napari says what that is once there is a layer.
                 self.layer = self._add(heat)
@@ -224,22 +229,19 @@ class LearningWidget(QWidget):
         return (float(low[0]), float(low[1])), (float(high[0] - low[0]), float(high[1] - low[1]))
 
     def _ask(self, work: Callable[[], Any], show: Callable[[Any], None]) -> None:
-        """Compute in a thread, and show what came of it."""
+        """Compute in a thread, and show what came of it, unless that was for another slide."""
+        learner = self.learner
 
-        def attempt() -> tuple[Any, str]:
-            try:
-                return work(), ""
-            except DHLabError as error:
-                return None, str(error)
-
-        def finish(outcome: tuple[Any, str]) -> None:
-            result, text = outcome
-            if result is None:
-                self.news.setText(text)
-            else:
+        def finish(outcome: tuple[Any, Exception | None]) -> None:
+            result, error = outcome
+            if learner is not self.learner:
+                return
+            if error is None:
                 show(result)
+            else:
+                self.news.setText(describe(error))
 
-        worker = create_worker(attempt, _start_thread=False)
+        worker = create_worker(attempt, work, _start_thread=False)
         worker.returned.connect(finish)
         worker.start()
 
@@ -257,13 +259,19 @@ class LearningWidget(QWidget):
             self._link.edit(lambda: document.add(found, tool="learning", review="proposed"))
         self.news.setText(f"{len(found):,} objects are proposed; the dock Annotations shows one after the other.")
 
-    def _make(self) -> Callable[[Callable[[int, int], None]], Scan]:
+    def _make(self) -> Callable[[Callable[[int, int], None]], tuple[Scan, Scan]]:
         if self.learner is None:
             raise BadValueError("nothing is learned yet; expected strokes of two classes. Press “Learn from strokes”.")
         learner, out = self.learner, self.out.text() or None
-        return lambda tell: learner.apply(out, progress=tell)
 
-    def _show(self, heat: Scan) -> str:
-        assert self.learner is not None
-        add(self.viewer, heat, base=self.learner.scan)
+        def work(tell: Callable[[int, int], None]) -> tuple[Scan, Scan]:
+            tissue = find_tissue(learner.scan)
+            within = tissue if tissue.meta["share"] > 0 else None
+            return learner.scan, learner.apply(out, within=within, progress=tell)
+
+        return work
+
+    def _show(self, mapped: tuple[Scan, Scan]) -> str:
+        scan, heat = mapped
+        add(self.viewer, heat, base=scan)
         return f"{heat.meta['stages']['tiles']:,} windows in {heat.meta['stages']['seconds']:.1f} s."

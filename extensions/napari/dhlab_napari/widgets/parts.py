@@ -9,7 +9,7 @@ from napari.qt.threading import create_worker
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from dhlab.errors import DHLabError
+from dhlab.errors import DHLabError, describe
 from dhlab_napari.layers import is_scan, scan_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dhlab.scan import Scan
 
-__all__ = ["Cancelled", "LayerChoice", "Work"]
+__all__ = ["Cancelled", "LayerChoice", "Work", "attempt"]
 
 
 class Cancelled(Exception):  # noqa: N818 (it is no error)
@@ -142,7 +142,7 @@ class Work(QWidget):
         self._ending.clear()
         self._set_busy(busy=True)
         self.news.setText("")
-        self.worker = create_worker(_outcome, work, tell, _start_thread=False)
+        self.worker = create_worker(attempt, work, tell, _start_thread=False)
         self.worker.returned.connect(self._on_result)
         self.worker.start()
 
@@ -166,7 +166,7 @@ class Work(QWidget):
         elif isinstance(error, Cancelled):
             self.news.setText("Cancelled.")
         else:
-            self.news.setText(str(error) if isinstance(error, DHLabError) else f"{type(error).__name__}: {error}")
+            self.news.setText(describe(error))
             if not isinstance(error, DHLabError):
                 raise error
 
@@ -177,11 +177,9 @@ class Work(QWidget):
         self.bar.setRange(0, 0)
 
 
-def _outcome(
-    work: Callable[[Callable[[int, int], None]], Any], tell: Callable[[int, int], None]
-) -> tuple[Any, Exception | None]:
-    """Return what work returns and raises: what it raises is news for the person first."""
+def attempt(work: Callable[..., Any], *given: Any) -> tuple[Any, Exception | None]:
+    """Return what work returns and raises: what it raises in a thread is news for the person first."""
     try:
-        return work(tell), None
-    except Exception as error:  # noqa: BLE001 (raised again in the main thread)
+        return work(*given), None
+    except Exception as error:  # noqa: BLE001 (told in the main thread)
         return None, error
