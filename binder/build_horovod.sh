@@ -7,6 +7,8 @@ python=$1 version=${HVD_VERSION:-0.28.1}
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 tag=$("$python" -c 'import sys, torch; print(f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}")')
+machine=$(uname -m)
+[ "$machine" = x86_64 ] || tag=$tag-$machine
 # pip's own cache does not know which torch a wheel was built for, so the folder's name does.
 kept=$folder/horovod-$version-$tag${HVD_MPI:+-mpi}${HVD_NCCL:+-nccl}
 log=$folder/build-$tag.log
@@ -16,7 +18,9 @@ if compgen -G "$kept/horovod-*.whl" >/dev/null; then
 fi
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# Beside where it will be kept: a rename within one file system leaves no half a wheel.
+partial=$folder/.build.$$
+trap 'rm -rf "$work" "$partial"' EXIT
 "$python" -m pip install -q wheel packaging cloudpickle psutil pyyaml cffi 'setuptools>=77' 2>"$log" || { cat "$log" >&2; exit 1; }
 
 # Horovod asks for C++14 after every flag of ours, and torch refuses less than its own header names.
@@ -59,11 +63,11 @@ fi
 
 PATH=$(dirname "$("$python" -c 'import sys; print(sys.executable)')"):$PATH
 if ! "$python" -m pip wheel --no-build-isolation --no-deps --no-cache-dir --no-binary horovod -v \
-  -w "$work/out" "horovod==$version" >"$log" 2>&1; then
+  -w "$partial" "horovod==$version" >"$log" 2>&1; then
   grep -nE ' error:|CMake Error' "$log" | head -20 >&2
   echo "Horovod did not build; the whole record is $log" >&2
   exit 1
 fi
 mkdir -p "$kept"
-mv "$work"/out/horovod-*.whl "$kept/"
+mv "$partial"/horovod-*.whl "$kept/"
 ls "$kept"/horovod-*.whl

@@ -61,6 +61,8 @@ REDUCTIONS = ("sum", "adasum")
 # (bench_scaling.py).
 BUCKET_BYTES = 1 << 20
 NAP_S = 1e-4
+# How long elastic workers wait for one that neither answers nor ends.
+ANSWER_S = 600.0
 DYNAMIC = "HOROVOD_DYNAMIC_PROCESS_SETS"
 REMEDY = "Build it for this torch: bash binder/install.sh --horovod"
 MPI_REMEDY = (
@@ -194,7 +196,7 @@ def broadcast(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) 
     for name, tensor in sorted(model.state_dict().items()):
         # Not every type can travel; bytes can.
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        sent = _horovod().broadcast(flat, _first(), name=f"broadcast.{name}", process_set=_together())
+        sent = _wait(_horovod().broadcast_async(flat, _first(), name=f"broadcast.{name}", process_set=_together()))
         tensor.copy_(sent.view(tensor.dtype).reshape(tensor.shape))
     if optimizer is not None:
         optimizer.load_state_dict(broadcast_value(optimizer.state_dict()))
@@ -208,7 +210,13 @@ def broadcast_value(value: Value) -> Value:
     value
         Anything that can be pickled; it travels between workers of one run only.
     """
-    return _horovod().broadcast_object(value, _first(), process_set=_together()) if size() > 1 else value
+    if size() == 1:
+        return value
+    if is_elastic():
+        # What follows waits for ever for one that hangs.
+        join()
+    sent: Value = _horovod().broadcast_object(value, _first(), process_set=_together())
+    return sent
 
 
 def gather_values(value: Value) -> list[Value]:
@@ -270,7 +278,7 @@ def gather(array: NDArray[Any]) -> NDArray[Any]:
     rows = np.ascontiguousarray(array)
     # A worker may have no row, from which no length follows.
     flat = torch.from_numpy(rows.reshape(len(rows), math.prod(rows.shape[1:])).view(np.uint8).copy())
-    found = _horovod().allgather(flat, name="gather", process_set=_together())
+    found = _wait(_horovod().allgather_async(flat, name="gather", process_set=_together()))
     return found.numpy().view(rows.dtype).reshape(-1, *rows.shape[1:])
 
 
@@ -457,7 +465,7 @@ def run_elastic(
             self.kept = broadcast_value(self.kept)
             take(self.kept)
 
-    state = Kept(hvd.broadcast_object, hvd.rank)
+    state = Kept(broadcast_value, hvd.rank)
     state.register_reset_callbacks([on_change])
     state.save()
     horovod.torch.elastic.run(lambda _: work(state.commit))(state)
@@ -466,7 +474,7 @@ def run_elastic(
 def join() -> None:
     """Wait until every worker is here, for instance before one of them reads what another wrote."""
     if size() > 1:
-        _horovod().barrier(process_set=_together())
+        _reduce(torch.zeros(1), "join", _horovod().Sum)
 
 
 def horovod_build() -> tuple[str, ...] | None:
@@ -620,10 +628,13 @@ def _share_out(named: list[tuple[str, Tensor]], limit: int) -> list[list[tuple[s
 
 
 def _wait(handle: Any) -> Tensor:
-    hvd = _horovod()
-    if not torch.cuda.is_available():
+    hvd, patient = _horovod(), not is_elastic()
+    if not (patient and torch.cuda.is_available()):
+        deadline = time.monotonic() + ANSWER_S
         # Horovod waits without rest, which takes the core from its own thread that sends.
         while not hvd.poll(handle):
+            if not patient and time.monotonic() > deadline:
+                raise hvd.HorovodInternalError(f"a worker did not answer for {ANSWER_S:g} s")
             time.sleep(NAP_S)
     arrived: Tensor = hvd.synchronize(handle)
     return arrived

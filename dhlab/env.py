@@ -32,7 +32,7 @@ __all__ = [
 # What a job must not inherit: a notebook of JupyterHub may itself be a job of Slurm, or a worker, and its keys are not
 # the job's. Where Slurm's settings are, it must know.
 NOT_FOR_JOBS = (
-    *("SLURM", "SRUN_", "SUBMITIT_", "PMI", "OMPI_", "JUPYTERHUB_", "JPY_", "DHLAB_LOCAL_RANK"),
+    *("SLURM", "SRUN_", "SUBMITIT_", "PMI", "OMPI_", "JUPYTERHUB_", "JPY_", "DHLAB_LOCAL_RANK", "DHLAB_WATCHER"),
     *(f"HOROVOD_{name}" for name in ("RANK", "SIZE", "LOCAL_", "CROSS_", "GLOO_", "HOSTNAME", "ELASTIC")),
 )
 FOR_JOBS = ("SLURM_CONF", "SLURM_CLUSTERS", "JUPYTERHUB_USER")
@@ -61,6 +61,7 @@ VARIABLES = {
         ),
         Variable("DHLAB_THREADS", "", (), "threads that decode tiles; else the cores this process may use"),
         Variable("DHLAB_TIMELINE", "", (), "folder of the time-to-model ledger; else no ledger is kept"),
+        Variable("DHLAB_WATCHER", "", (), "set by a job for its workers on one machine: who ends them, a process"),
         Variable("CUDA_VISIBLE_DEVICES", "", (), "which of the machine's GPUs may be used"),
         Variable("DISPLAY", "", (), "set by X11: the screen on which windows open"),
         Variable("HOROVOD_DYNAMIC_PROCESS_SETS", "", (), "1 lets workers form groups whenever they like"),

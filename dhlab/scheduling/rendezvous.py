@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any
 
 from horovod.runner.common.util.timeout import TimeoutException
@@ -52,9 +53,37 @@ class Rendezvous(RendezvousServer):  # type: ignore[misc] # Horovod has no types
 
 
 class Driver(ElasticDriver):  # type: ignore[misc] # Horovod has no types
-    """Horovod's driver of elastic workers, which also keeps why it gave up."""
+    """Horovod's driver of elastic workers, which also knows for whom they wait, and keeps why it gave up."""
 
-    shortage = ""
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.shortage = ""
+        self.placed: set[tuple[str, int]] = set()
+        self.asking: dict[tuple[str, int], float] = {}
+        super().__init__(*arguments, **keywords)
+
+    def register_worker_server(self, host: str, slot: int, addresses: Any, secret_key: Any) -> None:
+        """Note that a worker has begun to work with the others, and will ask for its place when one is lost."""
+        super().register_worker_server(host, slot, addresses, secret_key)
+        self.placed.add((host, slot))
+
+    def record_ready(self, host: str, slot: int) -> None:
+        """Let a worker that asks for its place wait until all have asked."""
+        self.asking[host, slot] = time.monotonic()
+        try:
+            super().record_ready(host, slot)
+        finally:
+            self.asking.pop((host, slot), None)
+
+    def seconds_awaited(self, host: str, slot: int) -> float:
+        """Return how long others have asked for their places while a worker has not."""
+        if (host, slot) not in self.placed or (host, slot) in self.asking:
+            return 0.0
+        now = time.monotonic()
+        return now - min(list(self.asking.values()), default=now)
+
+    def forget(self, host: str, slot: int) -> None:
+        """Note that a worker has ended."""
+        self.placed.discard((host, slot))
 
     def wait_for_available_slots(self, min_num_proc: int, min_hosts: int = 1) -> Any:
         """Wait for room for so many workers and return where it is."""

@@ -138,6 +138,11 @@ def submit(
     identity = f"{request.name}-{datetime.now().astimezone():%m%d-%H%M%S}-{secrets.token_hex(2)}"
     request = dataclasses.replace(request, id=identity, tasks=number, parts=tuple(range(number)))
     request.check()
+    if isinstance(called, NotebookCall) and workers > 1:
+        raise BadValueError(
+            f"a notebook with workers={workers}; expected 1, for all would write one copy. Let a cell submit the "
+            "function that needs them."
+        )
     request = dataclasses.replace(request, devices=_visible_devices(request))
     _check_possible(request)
     place = JobFolder(_place(folder, identity))

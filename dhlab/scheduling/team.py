@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ GONE = "HorovodInternalError"
 # A machine on which a worker was lost is tried again after so long, at least and at most.
 COOLDOWN_S = (5, 120)
 SECONDS_FOR_LEAST = 600
+# When one is lost the others ask for their places; who has not after so long hangs.
+SECONDS_TO_ASK = 120.0
 # Horovod avoids a whole machine after a loss, so each elastic worker has a name of this one for itself.
 LOCAL_NAMES = tuple(f"127.0.0.{number}" for number in range(1, 255))
 
@@ -55,6 +58,7 @@ class Team:
         threads = max(1, env.core_count() * request.nodes // request.workers)
         self.environment.setdefault("OMP_NUM_THREADS", str(threads))
         if request.cluster == "local":
+            self.environment["DHLAB_WATCHER"] = str(os.getpid())
             # The GPUs are those of where the job was submitted; submitit hides them.
             self.environment.pop("CUDA_VISIBLE_DEVICES", None)
             if request.devices is not None:
@@ -175,7 +179,11 @@ class ElasticTeam(Team):
                 # While all write their state, none is ended.
                 if any(event.is_set() for event in (*events, self.hopeless)) and not stopping.is_set():
                     self._stop(process)
+                elif driver.seconds_awaited(slot.hostname, slot.local_rank) > SECONDS_TO_ASK:
+                    print(f"dhlab: a worker on {slot.hostname} hangs and is killed", flush=True)  # noqa: T201 - into the log
+                    process.kill()
                 time.sleep(0.1)
+            driver.forget(slot.hostname, slot.local_rank)
             if process not in self.stopped:
                 self._look_for_fault(slot.rank, process.returncode)
             return process.returncode, time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,8 @@ def main(folder: str, *, under_srun: bool) -> int:
     else:
         # Whoever watches may be killed; nobody would stop this worker then.
         ctypes.CDLL(None).prctl(PARENT_DIES, signal.SIGTERM)
+        if env.get("DHLAB_WATCHER") not in ("", str(os.getppid())):
+            return 128 + signal.SIGTERM
     _choose_network()
     signal.signal(signal.SIGUSR2, _leave)
     rank = int(env.get("HOROVOD_RANK") or 0)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from trainings import some_data, some_model
@@ -398,6 +399,47 @@ def test_what_elastic_workers_cannot_do_is_told(elastic) -> None:
     assert elastic(work).publish().endswith("ValueError: no such stain")
 
 
+def test_an_elastic_worker_that_hangs_is_replaced(elastic, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(team, "SECONDS_TO_ASK", 2.0)
+    hung = tmp_path / "hung"
+
+    def work() -> list[int]:
+        distributed.ANSWER_S = 3.0
+        sizes: list[int] = []
+
+        def learn(commit) -> None:
+            while sizes != [2, 1, 2]:
+                if sizes == [2] and distributed.rank() == 1 and not hung.exists():
+                    hung.touch()
+                    time.sleep(60)
+                    os._exit(0)
+                if sizes[-1:] != [distributed.size()]:
+                    sizes.append(distributed.size())
+                distributed.allreduce(np.ones(1))
+                commit()
+                time.sleep(0.05)
+
+        def take(kept: list[int]) -> None:
+            sizes[:] = kept
+
+        distributed.run_elastic(learn, keep=lambda: list(sizes), take=take, on_change=int)
+        return sizes
+
+    ended = elastic(work)
+    assert not ended.publish()
+    assert ended.place.read("result.pkl") == [2, 1, 2]
+
+
+def test_a_worker_whose_watcher_is_gone_does_nothing(tmp_path) -> None:
+    place = JobFolder(tmp_path / "job")
+    place.create()
+    place.write("call.pkl", ((tmp_path / "done").touch, (), {}))
+    command = [sys.executable, "-m", "dhlab.scheduling.worker", str(place.path)]
+    ended = subprocess.run(command, env=os.environ | {"DHLAB_WATCHER": "1"}, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert not (tmp_path / "done").exists()
+
+
 def test_a_notebook_runs_with_parameters(tmp_path) -> None:
     pytest.importorskip("papermill", reason="needs papermill (the extra 'jobs')")
     import nbformat
@@ -413,6 +455,8 @@ def test_a_notebook_runs_with_parameters(tmp_path) -> None:
     assert nbformat.read(executed, 4).cells[-1].outputs[0].text == "size 5\n"
     with pytest.raises(BadValueError, match="takes parameters"):
         submit(tmp_path / "sizes.ipynb", size=5)
+    with pytest.raises(BadValueError, match="a notebook with workers=2; expected 1"):
+        submit(tmp_path / "sizes.ipynb", workers=2)
     with pytest.raises(NotFoundError, match="no notebook"):
         submit("nowhere.ipynb")
 
