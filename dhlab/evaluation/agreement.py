@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dhlab.annotations import Annotations
+from dhlab.annotations.collection import NOT_DRAWN
 from dhlab.errors import BadShapeError, BadValueError
 from dhlab.evaluation.drawing import draw_disagreement
 from dhlab.metrics import cohen_kappa, dice, draw_weights, fleiss_kappa, mean_defined, percentile_interval
@@ -66,7 +67,7 @@ def compare_annotators(
     ----------
     drawings
         What each annotator drew: by name, of one scan or of several in the same order. Or what all drew together, of
-        one scan or several; it is divided by author.
+        one scan or several; it is divided by author. Shapes that are proposed or rejected do not count.
     spacing
         Pixel size of the comparison, in the scans' unit; None takes one at which each scan has at most 2048 pixels
         along its longest side, and never a finer one than the scan's own.
@@ -176,9 +177,9 @@ def _by_annotator(
     drawings: Annotations | Sequence[Annotations] | Mapping[str, Annotations | Sequence[Annotations]],
 ) -> dict[str, list[Annotations]]:
     if isinstance(drawings, Mapping):
-        found = {str(k): [v] if isinstance(v, Annotations) else list(v) for k, v in drawings.items()}
+        found = {str(name): _drawn(each) for name, each in drawings.items()}
     else:
-        together = [drawings] if isinstance(drawings, Annotations) else list(drawings)
+        together = _drawn(drawings)
         authors = dict.fromkeys(author for one in together for author in one.authors.tolist() if author is not None)
         found = {author: [one.where(author=author) for one in together] for author in authors}
     if len(found) < 2:
@@ -187,6 +188,11 @@ def _by_annotator(
             'compare_annotators({"Anna": first, "Ben": second}).'
         )
     return found
+
+
+def _drawn(each: Annotations | Sequence[Annotations]) -> list[Annotations]:
+    parts = [each] if isinstance(each, Annotations) else each
+    return [one[~np.isin(one.reviews, NOT_DRAWN)] for one in parts]
 
 
 def _parents(annotators: Mapping[str, Sequence[Annotations]]) -> list[Parent]:

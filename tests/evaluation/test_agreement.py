@@ -98,6 +98,21 @@ def test_one_set_of_annotations_is_divided_by_author(scan):
     assert "Cohen's kappa Anna, Ben" in found.report.values
 
 
+@pytest.mark.parametrize("review", ["proposed", "rejected"])
+def test_what_nobody_took_over_is_not_compared(scan, review, tmp_path):
+    with dh.Document.open(scan, tmp_path / "field.geojson", author="Anna") as document:
+        same, again = shapely.box(10, 10, 30, 30), shapely.box(10, 10, 30, 30, ccw=False)
+        more, others = shapely.box(30, 30, 60, 60), shapely.box(5, 40, 20, 60)
+        for author, shape in (("Anna", same), ("Ben", again), ("Ben", more), ("a model", others)):
+            document.add(dh.Annotations.from_geometries(shape, "tumour", author=author, parent=scan))
+        document.change(document.annotations.ids[2:], review=review)
+        found = dh.compare_annotators(document.annotations).report
+        assert found.values["mean Dice"] == 1
+        assert [row["annotator"] for row in found.tables["Area drawn"]] == ["Anna", "Ben"]
+        document.change(document.annotations.ids[2:3], review="accepted")
+        assert dh.compare_annotators(document.annotations).report.values["mean Dice"] < 0.6
+
+
 def test_large_scans_are_compared_at_a_coarser_spacing():
     scan = dh.Scan.from_array(np.broadcast_to(np.uint8(0), (5003, 9001)), "yx", spacing=0.25, unit="µm", pyramid=False)
     drawn = squares(scan, ("tumour", 1000, 1000, 4000, 4000))
