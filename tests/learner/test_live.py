@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,14 +148,25 @@ def test_applies_and_outlines(viewer: Viewer, document: Document, strokes: Annot
         viewer.learn(1, "apply", wait=True)
 
 
-def test_applying_can_be_cancelled(viewer: Viewer, document: Document, strokes: Annotations, tmp_path: Path) -> None:
+def test_applying_can_be_cancelled(
+    viewer: Viewer, document: Document, strokes: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     document.add(strokes)
     learning = start(viewer)
+    sent, apply = threading.Event(), learning.learner.apply
+
+    def apply_later(*places: Any, **options: Any) -> Scan:
+        assert sent.wait(60)
+        return apply(*places, **options)
+
+    monkeypatch.setattr(learning.learner, "apply", apply_later)
     viewer.learn(1, "apply")
     viewer.learn(1, "cancel")
+    sent.set()
     assert learning.wait()
-    assert viewer.learning["message"] in ("cancelled.", "")
+    assert viewer.learning["message"] == "cancelled."
     assert viewer.learning["state"] == "ready"
+    assert not (tmp_path / "slide.learned.ome.zarr").exists()
 
 
 def test_polygons_of_what_is_in_view(viewer: Viewer, document: Document, strokes: Annotations) -> None:
