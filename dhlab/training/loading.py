@@ -116,8 +116,8 @@ class Loader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size < world or not 0 <= rank < world:
-            raise BadValueError(f"batch_size {batch_size}, rank {rank} of {world}; expected a sample for every rank.")
+        if batch_size < 1 or not 0 <= rank < world:
+            raise BadValueError(f"batch_size {batch_size}, rank {rank} of {world}; expected a sample, a rank from 0.")
         self.data, self.batch_size, self.seed, self.shuffle, self.augment = data, batch_size, seed, shuffle, augment
         self.rank, self.world = rank, world
 

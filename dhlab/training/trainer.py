@@ -56,7 +56,7 @@ from dhlab.training.optimizing import (
 from dhlab.training.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -140,6 +140,11 @@ class Trainer:
             rank=rank(),
             world=size(),
         )
+        # Where workers come and go, there may be many for a while.
+        if self.loader.batch_size < size() and not is_elastic():
+            raise BadValueError(
+                f"batch_size {self.loader.batch_size} of {size()} workers; expected a sample for every worker."
+            )
         self.steps = len(self.loader)
         weights = class_weights_of(
             self.settings.class_weights,
@@ -251,18 +256,17 @@ class Trainer:
             for batch in loader.batches():
                 logits = self._logits(batch)
                 total += batch.together * self._task_loss(logits, batch, None).item()
-                if not batch.counts:
-                    continue
+                mine = slice(len(batch) if batch.counts else 0)
                 if self.task.exclusive:
-                    confusion += confusion_matrix(batch.targets, logits.argmax(1).cpu().numpy(), count)
+                    confusion += confusion_matrix(batch.targets[mine], logits[mine].argmax(1).cpu().numpy(), count)
                 else:
-                    truths.append(batch.targets)
-                    scores.append(self.model.activate(logits).cpu().numpy())
+                    truths.append(batch.targets[mine])
+                    scores.append(self.model.activate(logits[mine]).cpu().numpy())
         figure = self._figure(allreduce(confusion), truths, scores)
         return {"validation loss": total / len(data), self.task.score: figure}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all that decides what comes next: tensors by name, and JSON-compatible values."""
+        """Return all that decides what comes next: tensors by name, copies on the CPU, and JSON-compatible values."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, parameter in enumerate(self._parameters()):
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -271,7 +275,8 @@ class Trainer:
                 tensors[f"gradient.{index}"] = parameter.grad
         if self.averaged:
             tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.weights.items()}
-        return tensors, {
+        return _copy(tensors), {
+            "learning rate": self.rate,
             "scaler": self.scaler.state_dict(),
             "averaged steps": self.averaged.steps if self.averaged else 0,
         }
@@ -307,6 +312,7 @@ class Trainer:
                 parameters[int(index)].grad = torch.empty_like(parameters[int(index)]).copy_(tensor)
         drop_pending(self.optimizer)
         self.stepped = True
+        self.rate = extra.get("learning rate", self.rate)
         if self.averaged:
             for name, tensor in parts["averaged"].items():
                 self.averaged.weights[name].copy_(tensor)
@@ -319,9 +325,8 @@ class Trainer:
         self.loader.rank, self.loader.world = rank(), size()
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights to keep, a copy: the averaged ones if there are any."""
-        source = self.averaged.weights if self.averaged else self.model.state_dict()
-        return {name: tensor.detach().clone() for name, tensor in source.items()}
+        """Return the weights to keep, copies on the CPU: the averaged ones if there are any."""
+        return _copy(self.averaged.weights if self.averaged else self.model.state_dict())
 
     def close(self) -> None:
         """Take out what training put into the model: frozen parts learn again, and it is ready to predict."""
@@ -415,10 +420,7 @@ class Trainer:
             return mean_defined(dice(confusion))
         if self.task.exclusive:
             return balanced_accuracy(confusion)
-        count = len(self.model.card.classes)
-        truth, score = (
-            gather(np.concatenate(part) if part else np.empty((0, count), np.float32)) for part in (truths, scores)
-        )
+        truth, score = (gather(np.concatenate(part)) for part in (truths, scores))
         if self.task.name == "multilabel":
             return mean_auc(truth, score)
         return mean_defined([r_squared(truth[:, k], score[:, k]) for k in range(truth.shape[1])])
@@ -513,6 +515,10 @@ def _spread(train: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     targets = train.samples.targets(np.arange(len(train), dtype=np.int64)).astype(np.float64)
     std = np.nanstd(targets, axis=0)
     return tuple(np.nanmean(targets, axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _own_device() -> str:

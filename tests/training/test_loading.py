@@ -66,6 +66,10 @@ def test_begins_in_the_middle_and_can_be_left():
         break
 
 
-def test_refuses_ranks_without_samples():
-    with pytest.raises(BadValueError, match="a sample for every rank"):
-        Loader(some_data(8), 1, rank=0, world=2)
+def test_a_rank_without_samples_lends_one():
+    batches = [next(Loader(some_data(8), 1, rank=rank, world=2).batches()) for rank in (0, 1)]
+    assert [batch.counts for batch in batches] == [True, False]
+    assert np.array_equal(batches[0].images, batches[1].images)
+    for size, rank in ((0, 0), (1, 2), (1, -1)):
+        with pytest.raises(BadValueError, match="expected a sample"):
+            Loader(some_data(8), size, rank=rank, world=2)

@@ -90,14 +90,31 @@ def test_a_state_is_taken_back_whole_after_a_batch_that_was_never_ended():
         trainer = Trainer(model, some_data(), Settings(batch_size=8, optimizer="sgd"), device="cpu")
         first, second, *_ = trainer.loader.batches(0)
         trainer.train_batch(first)
-        tensors, extra = trainer.state()
-        kept = {name: tensor.clone() for name, tensor in tensors.items()}
+        kept, extra = trainer.state()
         if broken:
             model.logits(torch.from_numpy(second.images)).square().sum().backward()
             trainer.load_state(kept, extra)
         trainer.train_batch(second)
         moved.append(model.digest())
     assert moved[0] == moved[1]
+
+
+def test_a_state_is_a_copy_on_the_cpu():
+    trainer = Trainer(some_model(), some_data(), Settings(batch_size=8, averaging=0.5))
+    first, second, *_ = trainer.loader.batches(0)
+    trainer.train_batch(first)
+    kept = trainer.state()[0] | {f"weights.{name}": tensor for name, tensor in trainer.weights().items()}
+    before = {name: tensor.clone() for name, tensor in kept.items()}
+    trainer.train_batch(second)
+    assert all(tensor.device.type == "cpu" and torch.equal(tensor, before[name]) for name, tensor in kept.items())
+
+
+def test_fewer_samples_than_workers_are_refused_unless_workers_come_and_go(monkeypatch):
+    monkeypatch.setattr("dhlab.training.trainer.size", lambda: 4)
+    with pytest.raises(BadValueError, match="batch_size 2 of 4 workers"):
+        Trainer(some_model(), some_data(), Settings(batch_size=2))
+    monkeypatch.setattr("dhlab.training.trainer.is_elastic", lambda: True)
+    assert Trainer(some_model(), some_data(), Settings(batch_size=2)).loader.world == 4
 
 
 def test_sample_weights_are_checked():

@@ -56,7 +56,7 @@ def test_any_number_of_workers_ends_with_the_same_weights(alone, tmp_path, worke
     done = run("train", tmp_path, workers=workers)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
-    assert len(files) == 5
+    assert len(files) == 6
     for name in files:
         assert difference(tmp_path / name, alone / name) < TOLERANCE, name
 

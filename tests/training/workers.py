@@ -14,6 +14,7 @@ from torch import nn
 
 import dhlab as dh
 from dhlab import distributed
+from dhlab.tasks import TASKS
 from dhlab.training import Settings, Trainer
 
 
@@ -25,6 +26,10 @@ def some_data(task: str, count: int) -> dh.Dataset:
     if task == "regression":
         targets = images.mean((1, 2, 3))[:, None].astype(np.float32)
         return dh.Dataset.from_arrays(images, targets, classes=("mean",), task=task)
+    if task == "multilabel":
+        return dh.Dataset.from_arrays(
+            images, np.arange(2 * count).reshape(-1, 2) // 3 % 2, classes=("a", "b"), task=task
+        )
     return dh.Dataset.from_arrays(images, np.arange(count) % 3, classes=("a", "b", "c"), task=task)
 
 
@@ -41,22 +46,23 @@ CASES: dict[str, dict[str, Any]] = {
     "classification": {},
     "segmentation": {},
     "regression": {},
+    "multilabel": {},
     "accumulate": {"accumulate": 4},
     "own loss": {"loss": own_loss},
 }
 
 
 def train(case: str, target: Path) -> None:
-    task = case if case in ("segmentation", "regression") else "classification"
+    task = case if case in TASKS else "classification"
     data = some_data(task, 43)  # the last batch has three samples: one fewer than four workers
     model = make_model(data)
     settings = Settings(epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.02, precision="float32", **CASES[case])
     trainer = Trainer(model, data, settings, device="cpu")
     losses = [trainer.train_batch(batch) for epoch in range(2) for batch in trainer.loader.batches(epoch)]
-    scores = trainer.score(data)
+    scores = [*trainer.score(data).values(), *trainer.score(data.subset(range(3))).values()]
     trainer.close()
     if distributed.is_main():
-        facts = {"losses": torch.tensor(losses), "scores": torch.tensor(list(scores.values()))}
+        facts = {"losses": torch.tensor(losses), "scores": torch.tensor(scores)}
         save_file({k: v.contiguous() for k, v in (model.state_dict() | facts).items()}, target / f"{case}.safetensors")
 
 
