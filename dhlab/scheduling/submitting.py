@@ -172,7 +172,13 @@ def _call_of(
         raise BadValueError(f"{function!r} cannot be called; expected a function, or the path of a notebook.")
     # By name, so that nothing heavy is imported to see that it is something else.
     is_fit = (function.__module__, getattr(function, "__name__", "")) == ("dhlab.training.fitting", "fit")
-    return (TrainingCall() if is_fit else function), keywords
+    if not is_fit:
+        return function, keywords
+    if keywords.get("overwrite"):
+        raise BadValueError(
+            "overwrite=True begins the training anew whenever its job goes on. Leave it out: a job's folder is new."
+        )
+    return TrainingCall(), keywords
 
 
 def _fill(place: JobFolder, request: Request, call: tuple[Any, ...], items: list[Any] | None) -> None:

@@ -110,26 +110,25 @@ class JobReport:
     """Tells the table of jobs how far the training is: share, time left, samples per second, loss."""
 
     def __init__(self) -> None:
-        self.began = time.perf_counter()
+        self.first: Event | None = None
         self.seen = 0
-        self.first = 0.0
         self.recent: list[float] = []
 
     def __call__(self, event: Event) -> None:
         """Report if it is time."""
         if event.kind == "end":
             return
-        spent = time.perf_counter() - self.began
         if event.kind == "step":
-            # A run that continues has not done its first part in this time.
-            self.first = self.first or event.done
-            self.seen += event.samples
+            # What a run that continues, or another worker, did before is no part of the pace.
+            self.seen += event.samples if self.first else 0
             self.recent = [*self.recent, event.loss][-RECENT:]
-        pace = (event.done - self.first) / spent
+        self.first = self.first or event
+        spent = event.seconds - self.first.seconds
+        pace = (event.done - self.first.done) / spent if spent > 0 else 0.0
         score = event.curve[-1].get(event.score_name) if event.curve else None
         report_progress(
             event.done,
-            rate=self.seen / spent,
+            rate=self.seen / spent if spent > 0 else None,
             seconds_left=(1 - event.done) / pace if pace > 0 else None,
             loss=float(np.mean(self.recent)) if self.recent else event.loss,
             text=f"epoch {event.current}" + ("" if score is None else f", {event.score_name} {score:.3f}"),

@@ -50,7 +50,7 @@ __all__ = ["fit"]
 
 # More samples than this are not looked through for pictures that are nearly the same.
 MOST_COMPARED = 20_000
-# What is lost at most when a worker that comes and goes is killed, in batches.
+# What is lost when a worker that comes and goes is killed, in batches: so many, and those up to the next step.
 COMMIT_STEPS = 10
 
 
@@ -236,7 +236,7 @@ def fit(
     run = None
     if folder is not None:
         identity = _identity(model, train, val, settings)
-        run = on_main(lambda: Run(folder, identity, overwrite=overwrite and is_main()))
+        run = on_main(lambda: Run(folder, identity, overwrite=overwrite))
     listeners = [make_display()] if progress and is_main() else []
     if run is not None and tensorboard and is_main():
         listeners.append(TensorBoardLog(run.folder / "tensorboard"))
@@ -276,6 +276,7 @@ class _Loop:
         self.best: dict[str, Tensor] | None = None
         self.best_digest = ""
         self.began = self.written = time.perf_counter()
+        self.committed = 0
 
     def begin(self, digest: str) -> None:
         """Continue where the run stopped, if it did."""
@@ -321,14 +322,15 @@ class _Loop:
             self._epoch()
 
     def _state(self) -> tuple[Any, ...]:
-        tensors, extra = self.trainer.state()
-        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        return copies, extra, deepcopy(self.progress), self.best, self.best_digest
+        self.progress.seconds, self.committed = self._seconds(), self.progress.step
+        return *self.trainer.state(), deepcopy(self.progress), self.best, self.best_digest
 
     def _take(self, state: tuple[Any, ...]) -> None:
         tensors, extra, progress, self.best, self.best_digest = state
         self.trainer.load_state(tensors, extra)
         self.progress = deepcopy(progress)
+        # Who becomes the first later goes on with this clock.
+        self.began, self.committed = time.perf_counter() - progress.seconds, progress.step
 
     def _epoch(self) -> None:
         progress = self.progress
@@ -343,6 +345,8 @@ class _Loop:
             self._tell("step", value, batch.together)
             self._look_up()
         self._close_epoch()
+        if not progress.finished:
+            self.commit()
 
     def _look_up(self) -> None:
         """Stop or write the state if it is time, all workers after the same batch."""
@@ -358,7 +362,7 @@ class _Loop:
             # The first that ends has the others ended, while worker 0 may still be writing.
             join()
             self.signals.act(signal)
-        if self.progress.step % COMMIT_STEPS == 0:
+        if self.progress.step - self.committed >= COMMIT_STEPS:
             self.commit()
 
     def _close_epoch(self) -> None:
@@ -366,11 +370,11 @@ class _Loop:
         counts = np.array([count for _, count in progress.losses])
         mean = float(np.average([value for value, _ in progress.losses], weights=counts))
         samples = int(counts.sum())
-        progress.epoch, progress.number, progress.losses = progress.epoch + 1, 0, []
-        row: dict[str, Any] = {"epoch": progress.epoch, "loss": mean}
+        row: dict[str, Any] = {"epoch": progress.epoch + 1, "loss": mean}
         if self.val is not None:
             row |= self.trainer.score(self.val)
         row |= {"learning rate": self.trainer.rate, "seconds": round(self._seconds(), 3)}
+        progress.epoch, progress.number, progress.losses = progress.epoch + 1, 0, []
         progress.curve.append(row)
         score = row.get(self.score_name, math.nan)
         if not math.isnan(score) and (progress.best_score is None or score > progress.best_score):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import threading
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 
 from dhlab.atomic import atomic_file, atomic_write_bytes, atomic_write_text, storage_error, sync
+from dhlab.distributed import is_main
 from dhlab.errors import BadFileError, ConflictError, NotFoundError
 from dhlab.training.checkpoints import Progress, pack_checkpoint, read_checkpoint
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Interruption", "Run", "load_run", "save_batch"]
 
-# Holds the number of the last who began to write into the folder.
+# Holds the number of the last who began to write into the folder, and a word that nobody else has.
 TURN = "turn"
 ABOUT, METRICS, BEST, LAST, FAILED = (
     "run.json",
@@ -48,7 +50,7 @@ class Run:
     identity
         What tells this training from others, JSON-compatible.
     overwrite
-        Begin anew, whatever is there.
+        Begin anew, whatever is there: worker 0 removes it, perhaps while others look.
 
     Raises
     ------
@@ -61,15 +63,16 @@ class Run:
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = Path(folder).expanduser()
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self.mine = 0
+        self.mine = ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(error, self.folder) or error from error
-        if overwrite:
+        if not overwrite:
+            self._check_same()
+        elif is_main():
             for name in (LAST, BEST, METRICS, ABOUT, FAILED):
                 (self.folder / name).unlink(missing_ok=True)
-        self._check_same()
 
     def restore(self, trainer: Trainer, digest: str) -> tuple[Progress, dict[str, Tensor] | None]:
         """Bring a trainer to where the run stopped.
@@ -108,13 +111,11 @@ class Run:
 
     def last_turn(self) -> int:
         """Return the number of the last who began to write here; 0 if nobody has."""
-        try:
-            return int((self.folder / TURN).read_text("ascii"))
-        except (FileNotFoundError, ValueError):
-            return 0
+        number = self._turn().partition(" ")[0]
+        return int(number) if number.isdecimal() else 0
 
     def take_turn(self, number: int) -> None:
-        """Be the only one who writes here from now on.
+        """Be the only one who writes here from now on; of several who take the same turn, the last one is.
 
         A worker may stop answering, be given up, and wake up when others have gone on with its training: then it can
         write no more.
@@ -129,10 +130,10 @@ class Run:
         ConflictError
             If it is this worker that was given up.
         """
-        self.mine = number
+        self.mine = f"{number} {secrets.token_hex(8)}"
         if self.last_turn() >= number:
             self._give_up()
-        atomic_write_text(self.folder / TURN, f"{number}\n")
+        atomic_write_text(self.folder / TURN, f"{self.mine}\n")
 
     def begin(self, model: Model) -> None:
         """Write what the run is."""
@@ -179,12 +180,18 @@ class Run:
             partial.write_bytes(content)
             sync(partial)
             # Between this look and the renaming nothing lies that takes time.
-            if self.last_turn() != self.mine:
+            if self._turn() != self.mine:
                 self._give_up()
+
+    def _turn(self) -> str:
+        try:
+            return (self.folder / TURN).read_text("ascii").strip()
+        except (FileNotFoundError, ValueError):
+            return ""
 
     def _give_up(self) -> NoReturn:
         raise ConflictError(
-            f"others have gone on with the training in {self.folder} (turn {self.last_turn()}, this worker has "
+            f"others have gone on with the training in {self.folder} (turn {self._turn()}, this worker has "
             f"{self.mine}): it was thought lost, or the same call was made again. Nothing of it is written any more."
         )
 

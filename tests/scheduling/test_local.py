@@ -90,6 +90,11 @@ def test_what_is_out_of_range_is_refused(asked, message) -> None:
         submit(print, **asked)
 
 
+def test_a_training_that_would_begin_anew_each_time_is_refused() -> None:
+    with pytest.raises(BadValueError, match="Leave it out: a job's folder is new"):
+        submit(dh.fit, cluster="local", overwrite=True)
+
+
 def test_two_submitters_never_share_a_folder(tmp_path, jobs_folder) -> None:
     program = f"""
 import sys, dhlab as dh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from dhlab.datasets import Dataset
 from dhlab.errors import BadValueError
 from dhlab.models import create_model
 from dhlab.training import Event, fit
-from dhlab.training.events import NotebookPlot, draw_curve
+from dhlab.training.events import JobReport, NotebookPlot, draw_curve
 
 
 def some_data(seed: int = 0) -> Dataset:
@@ -83,6 +84,22 @@ def test_notebook_plot_shows_bar_numbers_and_curve():
     assert "data:image/png;base64,iVBOR" in pages[-1]
     plot.seen = 1
     assert "0.250 samples/s" in plot._page(replace(events[-1], seconds=4.0), b"")
+
+
+def test_a_job_is_told_the_pace_of_this_worker_alone(tmp_path, monkeypatch):
+    """The first half was done by another, in 1000 s."""
+    monkeypatch.setenv("DHLAB_JOB", str(tmp_path))
+    monkeypatch.setattr("dhlab.progress.SECONDS_BETWEEN_REPORTS", 0.0)
+    report = JobReport()
+    told = []
+    for number in range(3):
+        done = 0.5 + 0.1 * number
+        report(Event("step", 5, done, 1.0, 0.1, samples=8, step=100 + number, seconds=1000.0 + 4 * number))
+        told.append(json.loads((tmp_path / "progress.json").read_text()))
+    assert "rate" not in told[0]
+    assert "seconds_left" not in told[0]
+    assert [row["rate"] for row in told[1:]] == [2.0, 2.0]
+    assert [row["seconds_left"] for row in told[1:]] == pytest.approx([16.0, 12.0])
 
 
 def test_curve_before_the_first_epoch_and_without_validation():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,8 @@ def train(folder: Path | None, **changes):
     model = changes.pop("model", None) or some_model()
     data = changes.pop("data", None) or some_data()
     options = {"epochs": 3, "batch_size": 4, "averaging": 0.8, "accumulate": 2, "checkpoint_minutes": 0.0}
-    report = fit(model, data, some_data(9, 1), folder=folder, progress=False, **(options | changes))
+    val = changes.pop("val", None) or some_data(9, 1)
+    report = fit(model, data, val, folder=folder, progress=False, **(options | changes))
     return model, report
 
 
@@ -105,15 +107,15 @@ def test_stopped_by_an_error_in_the_middle(uninterrupted, tmp_path, stop):
     assert (model.digest(), without_time(report)) == uninterrupted
 
 
-def test_unreadable_sample_is_named_and_the_run_goes_on_when_it_is_mended(uninterrupted, tmp_path):
-    from dataclasses import replace
-
-    data = some_data()
+@pytest.mark.parametrize("part", ["data", "val"])
+def test_unreadable_sample_is_named_and_the_run_goes_on_when_it_is_mended(uninterrupted, tmp_path, part):
+    samples = {"data": some_data(), "val": some_data(9, 1)}[part]
+    damaged = replace(samples, samples=Unreadable(samples.samples, 7))
     model = some_model()
     with pytest.raises(BadFileError, match=r"slide-7\.png"):
-        train(tmp_path, model=model, data=replace(data, samples=Unreadable(data.samples, 7)))
+        train(tmp_path, model=model, allow_leakage=True, **{part: damaged})
     # The same model goes on in the same session, as the same cell run again does.
-    model, report = train(tmp_path, model=model, data=data)
+    model, report = train(tmp_path, model=model)
     assert (model.digest(), without_time(report)) == uninterrupted
 
 
@@ -168,15 +170,64 @@ def test_a_turn_that_was_taken_in_the_middle_of_a_write_stops_it(tmp_path, monke
     first.record([{"loss": 1.0}])
     # Both found that the next turn is 2, as when the first stands still while its workers agree on who they are.
     second.take_turn(2)
-    with pytest.raises(ConflictError, match="turn 2, this worker has 2"):
+    with pytest.raises(ConflictError, match=r"turn 2 \w+, this worker has 2 \w+"):
         first.take_turn(2)
     second.record([{"loss": 0.5}])
     third = Run(tmp_path, identity)
     monkeypatch.setattr("dhlab.training.run.sync", lambda _: third.take_turn(3))
-    with pytest.raises(ConflictError, match="turn 3, this worker has 2"):
+    with pytest.raises(ConflictError, match=r"turn 3 \w+, this worker has 2 \w+"):
         second.record([{"loss": 0.25}])
     assert (tmp_path / "metrics.jsonl").read_text() == '{"loss": 0.5}\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "turn"]
+
+
+def test_of_two_that_take_the_same_turn_at_once_one_writes(tmp_path, monkeypatch):
+    first, second = (Run(tmp_path, {"settings": {}, "model": {}, "data": {}}) for _ in range(2))
+    # Neither finds the other's turn.
+    monkeypatch.setattr(Run, "last_turn", lambda _: 0)
+    first.take_turn(1)
+    second.take_turn(1)
+    with pytest.raises(ConflictError, match="others have gone on"):
+        first.record([{"loss": 1.0}])
+    second.record([{"loss": 0.5}])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"loss": 0.5}\n'
+
+
+def test_only_the_first_worker_begins_anew_and_the_others_need_not_wait_for_it(tmp_path, monkeypatch):
+    about = tmp_path / "run.json"
+    about.write_text('{"settings": {"epochs": 2}}')
+    identity = {"settings": {"epochs": 3}, "model": {}, "data": {}}
+    monkeypatch.setattr("dhlab.training.run.is_main", lambda: False)
+    Run(tmp_path, identity, overwrite=True)
+    assert about.exists()
+    monkeypatch.setattr("dhlab.training.run.is_main", lambda: True)
+    Run(tmp_path, identity, overwrite=True)
+    assert not about.exists()
+
+
+def test_elastic_workers_keep_the_clock_and_the_state_in_time(monkeypatch):
+    """What is kept in memory: at steps only, every ten batches or at the next step, and after each epoch."""
+    steps, kept = [0], []
+
+    def stay(work, *, keep, take, on_change):
+        state = keep()
+        state[2].seconds = 500.0
+        # As one who comes later and becomes the first.
+        take(state)
+
+        def commit():
+            kept.append((steps[-1], keep()[2]))
+
+        work(commit)
+
+    monkeypatch.setattr("dhlab.training.fitting.run_elastic", stay)
+    monkeypatch.setattr("dhlab.training.fitting.is_shared", lambda: True)
+    data = some_data(52)
+    _, report = train(None, data=data, epochs=2, accumulate=3, on_event=lambda event: steps.append(event.step))
+    # Of 13 batches in an epoch.
+    assert [step for step, _ in kept] == [12, 13, 25]
+    assert [(progress.epoch, progress.number) for _, progress in kept] == [(0, 12), (1, 0), (1, 12)]
+    assert 500 < kept[0][1].seconds < kept[1][1].seconds < kept[2][1].seconds < report.values["seconds"] < 600
 
 
 @pytest.mark.slow
