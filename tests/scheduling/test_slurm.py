@@ -16,6 +16,7 @@ from trainings import some_data, some_model
 from waiting import wait_for
 
 import dhlab as dh
+from dhlab import distributed
 from dhlab.errors import BadValueError, JobError, SchedulerError
 from dhlab.training import load_run
 
@@ -203,6 +204,38 @@ def test_elastic_workers_of_two_nodes_meet(slurm) -> None:
         return sums
 
     assert dh.submit(add, workers=2, nodes=2, least_workers=1).result(120) == [2, 3]
+
+
+def test_elastic_workers_go_on_without_a_node_until_it_is_back(slurm, tmp_path) -> None:
+    pytest.importorskip("horovod", reason="needs Horovod: bash binder/install.sh --horovod")
+    told = tmp_path / "told"
+
+    def work() -> list[int]:
+        sizes: list[int] = []
+
+        def learn(commit) -> None:
+            while sizes != [2, 1, 2]:
+                if sizes[-1:] != [distributed.size()]:
+                    sizes.append(distributed.size())
+                distributed.allreduce(np.ones(1))
+                commit()
+                if distributed.is_main():
+                    told.write_text(str(sizes))
+                time.sleep(0.05)
+
+        def take(kept: list[int]) -> None:
+            sizes[:] = kept
+
+        distributed.run_elastic(learn, keep=lambda: list(sizes), take=take, on_change=int)
+        return sizes
+
+    job = dh.submit(work, workers=2, nodes=2, least_workers=1)
+    wait_for(lambda: told.exists() and told.read_text() == "[2]", 90)
+    slurm.kill("slurmd-n2", signal.SIGKILL)
+    wait_for(lambda: told.read_text() == "[2, 1]", 60)
+    slurm.start_node("n2")
+    assert job.result(90) == [2, 1, 2]
+    slurm.wait_until_idle()
 
 
 def test_a_training_goes_on_after_its_time(slurm, tmp_path) -> None:
