@@ -140,6 +140,12 @@ def test_import_is_quick() -> None:
     assert len(modules) <= MOST_MODULES, modules
 
 
+def test_the_compiler_is_loaded_by_those_who_compile() -> None:
+    """Torch's compiler takes seconds to import; every kernel, worker and command would pay them."""
+    program = "import sys, dhlab.models, dhlab.training, dhlab.inference; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.check_call([sys.executable, "-c", program], cwd=ROOT)
+
+
 def test_public_things_are_documented() -> None:
     faults = [f"{name}: no docstring" for name, thing in public_objects() if not inspect.getdoc(thing)]
     for name, thing in documented():

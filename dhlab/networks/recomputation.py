@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from dhlab.errors import BadValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
 
@@ -75,7 +75,7 @@ class Recomputation(AbstractContextManager["Recomputation"]):
     def __init__(self, net: nn.Module, level: str) -> None:
         self.net, self.level = net, level
         self.units: tuple[str, ...] = ()
-        self._hook = net.register_forward_pre_hook(self._begin)
+        self._hook = net.register_forward_pre_hook(_uncompiled(self._begin))
 
     def __call__(self) -> None:
         """Let the network keep its activations again."""
@@ -87,7 +87,6 @@ class Recomputation(AbstractContextManager["Recomputation"]):
     def __exit__(self, *_: object) -> None:
         self()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # torch gives it no types
     def _begin(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not torch.is_grad_enabled():
             return
@@ -95,14 +94,20 @@ class Recomputation(AbstractContextManager["Recomputation"]):
         if any("forward" in module.__dict__ for module in self.net.modules()):
             raise BadValueError("the network recomputes already; end that first.")
         self.units = _choose_units(_trace(self.net, inputs[0]), LEVELS[self.level])
+        # A compiler would trace the second pass too, and count the batch twice: these parts run as they are.
+        forward = _uncompiled(_forward_again)
         for name in self.units:
             module = self.net.get_submodule(name)
             # A bound method, so that a deep copy of the network runs its own weights.
-            module.forward = MethodType(_forward_again, module)
+            module.forward = MethodType(forward, module)
 
 
-# A compiler would trace the second pass too, and count the batch twice: these parts run as they are.
-@torch.compiler.disable  # type: ignore[untyped-decorator] # torch gives it no types
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # Not as a decorator, which would load the compiler for all who import this.
+    called: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call] # torch gives it no types
+    return called
+
+
 def _forward_again(module: nn.Module, *inputs: Any, **options: Any) -> Any:
     """Run a module's own forward method, keeping its inputs only."""
     run = type(module).forward
