@@ -208,9 +208,13 @@ def remove(path: Path) -> None:
 
 
 def keep_permissions(path: Path, old: Path) -> None:
-    """Give a file of this user the group and permissions of an old one, if there is one."""
+    """Give a file of this user the group and permissions of an old one, if there is one; of root, its owner too."""
     with suppress(FileNotFoundError):
-        _permit(path, old.stat().st_mode, old.stat().st_gid)
+        status = old.stat()
+        if os.geteuid() == 0:
+            with suppress(OSError):
+                os.chown(path, status.st_uid, -1)
+        _permit(path, status.st_mode, status.st_gid)
 
 
 def share(path: Path) -> None:

@@ -652,6 +652,8 @@ class Document:
 
     def _save(self, pause: float) -> None:
         with self._saving:
+            if pause and self._unsaved_since is None:
+                return  # somebody saved while this waited
             started = time.monotonic()
             with self._lock:
                 self.poll()

@@ -169,11 +169,12 @@ class EditLog:
             data = file.read()
         # A line without an end is being written, or was never acknowledged.
         end = data.rfind(b"\n") + 1
-        (self.unfinished.discard if end == len(data) else self.unfinished.add)(writer)
-        self._sizes[writer] = start + end
         lines = data[:end].splitlines()
         if start == 0 and lines:
             self._check_header(lines.pop(0), path)
+        # Only now: of a log that was refused nothing is read when it grows.
+        (self.unfinished.discard if end == len(data) else self.unfinished.add)(writer)
+        self._sizes[writer] = start + end
         known, found = self.edits.setdefault(writer, []), []
         for line in lines:
             if line.startswith(b'{"saved"'):

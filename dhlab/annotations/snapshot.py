@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dhlab.annotations.log import Heads
     from dhlab.scan import Scan
 
-__all__ = ["Snapshot", "identify", "read_features", "read_snapshot", "write_features"]
+__all__ = ["Snapshot", "identify", "read_features", "read_snapshot", "write_features", "write_shortcut"]
 
 START, OURS = b'{"type":"FeatureCollection","features":[', b'\n],"dhlab":'
 NUCLEUS = "feature/nucleusGeometry"
@@ -179,9 +179,16 @@ def _member(text: bytes) -> dict[str, Any]:
     return member if isinstance(member, dict) else {}
 
 
+def write_shortcut(key: str | None) -> dict[str, str | None]:
+    """Return how a class's shortcut stands in the file: not at all if none was given, null if there shall be none."""
+    return {} if key is None else {"shortcut": key or None}
+
+
 def _classes(member: Mapping[str, Any]) -> Iterator[tuple[str, RGB, str | None]]:
     for one in member.get("classes", ()):
-        yield one["name"], one["color"], one.get("shortcut")
+        # As an empty text earlier versions wrote that none was given.
+        key = one.get("shortcut", "")
+        yield one["name"], one["color"], "" if key is None else key or None
 
 
 def _shifted(record: Mapping[str, Any], shift: tuple[float, float]) -> Record:

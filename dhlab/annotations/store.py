@@ -15,7 +15,7 @@ from dhlab.annotations.log import EditLog, check_scan
 from dhlab.annotations.records import GEOMETRY, equal_geometries, geometries_of
 from dhlab.annotations.registers import State
 from dhlab.annotations.scanner import without_collector
-from dhlab.annotations.snapshot import Snapshot, read_snapshot, write_features
+from dhlab.annotations.snapshot import Snapshot, read_snapshot, write_features, write_shortcut
 from dhlab.atomic import atomic_file, share, storage_error
 from dhlab.errors import BadFileError
 
@@ -196,7 +196,7 @@ class Store:
             self._unlogged = []
         saved = (self.clock, self.log.heads)
         classes = [
-            {"name": name, "color": fields["color"], "shortcut": fields.get("shortcut")}
+            {"name": name, "color": fields["color"]} | write_shortcut(fields.get("shortcut"))
             for name, fields in self.state.known_classes().items()
         ]
         member = {"scan": self.scan, "clock": saved[0], "heads": saved[1], "classes": classes}

@@ -212,6 +212,10 @@ def test_classes_have_colours_and_shortcuts(scan: dh.Scan, place: Path) -> None:
         log.unlink()
     with Document.open(scan, place) as document:
         assert [one.shortcut for one in document.classes] == ["t", "", "1"]
+    # As earlier versions wrote that none was given.
+    place.write_text(place.read_text().replace('"shortcut":null', '"shortcut":""'))
+    with Document.open(scan, place) as document:
+        assert [one.shortcut for one in document.classes] == ["t", "1", "2"]
 
 
 def test_a_closed_document_is_not_edited(scan: dh.Scan, place: Path) -> None:

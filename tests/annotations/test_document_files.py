@@ -233,6 +233,22 @@ def test_what_is_no_log_is_refused(scan: dh.Scan, place: Path) -> None:
             Document.open(scan, place)
 
 
+def test_a_log_of_another_scan_stays_refused_as_it_grows(scan: dh.Scan, place: Path) -> None:
+    with Document.open(scan.replace(name="other"), place.with_name("other.geojson")) as document:
+        document.add(SQUARE)
+        document.add(SQUARE)
+        (log,) = log_files(document.path)
+        header, first, second = log.read_bytes().splitlines(keepends=True)[:3]
+    with Document.open(scan, place) as document:
+        document.add(SQUARE)
+        log = log_files(place)[0].with_stem("0" * 16)
+        for text in (header + first, header + first + second):
+            log.write_bytes(text)
+            with pytest.warns(DHLabWarning, match="belongs to the scan 'other'"):
+                document.poll()
+            assert len(document) == 1
+
+
 def test_the_document_of_another_scan_is_refused(scan: dh.Scan, place: Path) -> None:
     with Document.open(scan, place) as document:
         document.add(SQUARE)
@@ -559,6 +575,15 @@ def test_a_private_document_stays_private(scan: dh.Scan, place: Path) -> None:
     with Document.open(scan, place) as document:
         document.add(SQUARE)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (place, *log_files(place))] == [0o600, 0o600]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
+def test_what_root_draws_stays_with_who_owns_the_document(scan: dh.Scan, place: Path) -> None:
+    place.write_text(json.dumps(QUPATH))
+    os.chown(place, 1001, 1001)
+    with Document.open(scan, place) as document:
+        document.add(SQUARE)
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (place, *log_files(place))} == {(1001, 1001)}
 
 
 @contextmanager

@@ -208,9 +208,11 @@ def test_a_front_is_told_what_another_program_removed_and_takes_it_back(
     for most in (editing.MOST_CHANGES, 0):
         monkeypatch.setattr(editing, "MOST_CHANGES", most)
         text = json.dumps({"type": "FeatureCollection", "features": theirs["features"][:1], "most": most})
-        document.path.write_text(text)
-        with pytest.warns(DHLabWarning, match="without 1 of the objects"):
-            document.poll()
+        # The document's own thread must not see the file first.
+        with document._lock:
+            document.path.write_text(text)
+            with pytest.warns(DHLabWarning, match="without 1 of the objects"):
+                document.poll()
         assert "without 1 of the objects" in pushed[-1]["told"]
         file = editor.answer({"action": "history"})["edits"][0]
         assert file["tool"] == "file"

@@ -53,7 +53,7 @@ class DHLab(ExtensionApp):
         if find_spec("jupyter_server_proxy"):
             from dhlab_lab import dashboards
 
-            self.handlers.extend((*dashboards.HANDLERS, desktop.desktop_socket()))
+            self.handlers.extend((*dashboards.HANDLERS, *desktop.desktop_sockets()))
 
     def initialize_settings(self) -> None:
         """Let the tiles of kernels travel without delay, and JupyterLab know where napari is."""

@@ -22,7 +22,7 @@ from dhlab_lab.proxies import ForRunners
 if TYPE_CHECKING:
     from dhlab_lab.access import Access
 
-__all__ = ["HANDLERS", "PAGE", "desktop_server", "desktop_socket", "inbox", "is_installed"]
+__all__ = ["HANDLERS", "PAGE", "desktop_server", "desktop_sockets", "inbox", "is_installed"]
 
 # The page of jupyter-remote-desktop-proxy speaks to its neighbour of this name.
 SOCKET = "dhlab/desktop-websockify"
@@ -72,12 +72,21 @@ def inbox() -> Path:
     return Path(jupyter_runtime_dir()) / f"dhlab-napari-{socket.gethostname()}-{os.getpid()}"
 
 
-def desktop_socket() -> tuple[str, type, dict[str, Any]]:
-    """Return the handler of the screen, for whoever may run programs; it must come before jupyter-server-proxy's."""
+def desktop_sockets() -> list[tuple[str, type, dict[str, Any]]]:
+    """Return the handlers of screens, for whoever may run programs; they must come before jupyter-server-proxy's."""
     from jupyter_server_proxy.config import ServerProcess
 
-    handler, settings = ServerProcess(name=SOCKET, **desktop_server()).make_proxy_handler()
-    return rf"{SOCKET}/(.*)", type("DesktopSocket", (ForRunners, handler), {}), settings
+    servers = {SOCKET: desktop_server()}
+    if shutil.which("vncserver") and find_spec("jupyter_remote_desktop_proxy"):
+        from jupyter_remote_desktop_proxy.setup_websockify import setup_websockify
+
+        # It brings a screen of its own.
+        servers["desktop-websockify"] = setup_websockify()
+    found = []
+    for name, server in servers.items():
+        handler, settings = ServerProcess(name=name, **server).make_proxy_handler()
+        found.append((rf"{name}/(.*)", type("DesktopSocket", (ForRunners, handler), {}), settings))
+    return found
 
 
 class DesktopPage(JupyterHandler):
