@@ -75,7 +75,7 @@ class Recomputation(AbstractContextManager["Recomputation"]):
     def __init__(self, net: nn.Module, level: str) -> None:
         self.net, self.level = net, level
         self.units: tuple[str, ...] = ()
-        self._hook = net.register_forward_pre_hook(_uncompiled(self._begin))
+        self._hook = net.register_forward_pre_hook(MethodType(_uncompiled(Recomputation._begin), self))
 
     def __call__(self) -> None:
         """Let the network keep its activations again."""

@@ -6,6 +6,7 @@ import dataclasses
 import signal
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -121,6 +122,11 @@ class Launch:
         self.teams.append(team)
         try:
             team.run(self.stopping)
+        except OSError as error:
+            # A SchedulerError is one: there are no workers that could tell it.
+            if not self.stopping.is_set():
+                place.write_error(f"its workers could not be started: {error}", traceback.format_exc())
+            raise
         finally:
             team.end()
         if self.stopping.is_set():

@@ -28,7 +28,7 @@ __all__ = ["LONGEST_COHORT_S", "RECORD", "CohortFolder", "list_files", "private_
 RECIPE, RECORD, FORMAT = "recipe.json", "record.json", 1
 # What a cohort keeps beside its folder does not change while it lasts: from another machine it looks abandoned.
 LONGEST_COHORT_S = 90 * 86_400.0
-_PRIVATE = re.compile(r"dhlab-(\w+-\d+-\w+)-\d+")
+_PRIVATE = re.compile(r"dhlab-([0-9a-f]{10}-\d+-\w+)-\d+")
 _counter = count()
 
 

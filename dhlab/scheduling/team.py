@@ -52,6 +52,7 @@ class Team:
     def __init__(self, place: JobFolder, request: Request) -> None:
         self.place, self.request = place, request
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.shortage = ""
         self.failed: int | None = None  # the process that did, and made others fail
         self.program = [sys.executable, "-u", "-m", "dhlab.scheduling.worker", str(place.path)]
         self.environment = env.copy_environment() | {"DHLAB_JOB": str(place.path)}
@@ -118,6 +119,9 @@ class Team:
         if self.failed is not None and _signal_of(self.processes[self.failed].returncode):
             # That one is gone is no reason when it is known why.
             faults = [fault for fault in faults if fault.get("type") != GONE]
+        if self.shortage:
+            # Errors were those of workers that others took the place of.
+            faults = []
         fault = faults[0] if faults else {"message": self._explain(), "trace": ""}
         told = fault.get("worker") or fault.get("type") == GONE
         message = f"worker {fault['worker']}: {fault['message']}" if told else str(fault["message"])
@@ -150,9 +154,8 @@ class ElasticTeam(Team):
     def __init__(self, place: JobFolder, request: Request) -> None:
         super().__init__(place, request)
         self.stopped: list[subprocess.Popen[bytes]] = []
-        self.faults: list[tuple[str, str]] = []
+        self.faults: dict[tuple[str, str], float] = {}
         self.hopeless = threading.Event()
-        self.shortage = ""
 
     def run(self, stopping: threading.Event) -> None:
         """Start as many as there is room for, and go on while there are enough."""
@@ -218,9 +221,9 @@ class ElasticTeam(Team):
         if not code or _signal_of(code) or fault.get("type", GONE) == GONE:
             return
         told = fault["type"], fault["message"]
-        if told in self.faults:
+        # What an earlier worker of this number left there is no second one.
+        if self.faults.setdefault(told, _time(fault)) != _time(fault):
             self.hopeless.set()
-        self.faults.append(told)
 
     def _start_one(self, slot: Any, addresses: dict[str, str]) -> subprocess.Popen[bytes]:
         from horovod.runner.gloo_run import create_slot_env_vars

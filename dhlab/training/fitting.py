@@ -338,6 +338,7 @@ class _Loop:
             try:
                 value = self.trainer.train_batch(batch, done=self._done())
             except BadValueError as error:
+                self._go_back()
                 place = save_batch(self.run.folder if self.run else None, batch)
                 raise BadValueError(f"{error} The batch is saved in {place}.") from error
             progress.losses.append((value, batch.together))
@@ -347,6 +348,13 @@ class _Loop:
         self._close_epoch()
         if not progress.finished:
             self.commit()
+
+    def _go_back(self) -> None:
+        """Go back to the first batch of an accumulation whose gradient was not finite, and is thrown away."""
+        progress, lost = self.progress, self.progress.number % self.settings.accumulate
+        if lost and not self.trainer.has_gradient():
+            del progress.losses[-lost:]
+            progress.number, progress.step = progress.number - lost, progress.step - lost
 
     def _look_up(self) -> None:
         """Stop or write the state if it is time, all workers after the same batch."""

@@ -170,7 +170,7 @@ class Trainer:
         level = self.settings.activation_checkpointing
         self.undo_recomputing = recompute(model.net, level) if level else None
         self.buffers = list(model.buffers())
-        self.buffers_before = [buffer.clone() for buffer in self.buffers]
+        self.buffers_before, self.buffers_first = ([buffer.clone() for buffer in self.buffers] for _ in range(2))
         self.logits_of: Any = torch.compile(model.logits) if self.settings.compile else model.logits
         self.rate = self.settings.learning_rate
         self.stepped = True
@@ -208,6 +208,7 @@ class Trainer:
         together = min(settings.accumulate, self.steps - first)
         self._copy_buffers(self.buffers, self.buffers_before)
         if self.stepped or batch.number == first:
+            self._copy_buffers(self.buffers, self.buffers_first)
             set_passes(self.optimizer, first + together - batch.number)
         with self._seeded(batch):
             loss = self._loss(batch)
@@ -320,6 +321,10 @@ class Trainer:
         if extra["scaler"]:
             self.scaler.load_state_dict(extra["scaler"])
 
+    def has_gradient(self) -> bool:
+        """Return whether there is a gradient of batches that no step has used yet."""
+        return any(parameter.grad is not None for parameter in self._parameters())
+
     def take_place(self) -> None:
         """Learn from now on as the worker that this process has become among those that there are."""
         self.loader.rank, self.loader.world = rank(), size()
@@ -358,7 +363,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf)
         # Half precision overflows now and then: its scaler skips such a step.
         if not self.scaler.is_enabled() and not math.isfinite(norm):
-            self._copy_buffers(self.buffers_before, self.buffers)
+            # With the gradient all batches since the last step count as never seen.
+            self._copy_buffers(self.buffers_first, self.buffers)
             self.optimizer.zero_grad()
             raise BadValueError(f"the gradient became {norm:g} in {_place(batch)}. {CURE}")
         self.scaler.step(self.optimizer)

@@ -103,7 +103,8 @@ def test_a_copy_runs_its_own_weights(when: str) -> None:
     with torch.no_grad():
         for parameter in copy.parameters():
             parameter.zero_()
-    assert copy(x).abs().max() == 0
+    for _ in range(2):
+        assert copy(x).abs().max() == 0
     assert net(x).abs().max() > 0
     undo()
 

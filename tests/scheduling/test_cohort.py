@@ -428,17 +428,19 @@ def test_what_a_dead_process_left_is_removed(tmp_path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     (tmp_path / f"dhlab-{process_identity(dead.pid)}-0").mkdir()
+    job = tmp_path / "dhlab-training-0801-101500-4711"
+    job.mkdir()
     elsewhere = tmp_path / "dhlab-0123456789-1-2-0"
     written = elsewhere / "result.ome.zarr" / "0"
     written.mkdir(parents=True)
     long_ago = time.time() - 90_000
-    for place in (elsewhere, written.parent):
+    for place in (job, elsewhere, written.parent):
         os.utime(place, (0, long_ago))
     remove_abandoned(tmp_path)
-    assert list(tmp_path.iterdir()) == [elsewhere], "its process has just written deep within"
+    assert set(tmp_path.iterdir()) == {job, elsewhere}, "its process has just written deep within"
     os.utime(written, (0, long_ago))
     remove_abandoned(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [job]
 
 
 def test_damage_is_found_and_mended(tmp_path, client) -> None:

@@ -25,6 +25,7 @@ from dhlab import distributed
 from dhlab.errors import BadFileError, BadValueError, JobError, NotFoundError, SchedulerError, UnknownNameError
 from dhlab.scheduling import heartbeat, team
 from dhlab.scheduling.folder import JobFolder
+from dhlab.scheduling.launching import Launch
 from dhlab.scheduling.request import Request
 from dhlab.scheduling.team import ElasticTeam
 from dhlab.view import jobs as view_jobs
@@ -386,6 +387,41 @@ def test_an_elastic_job_without_room_is_told(elastic, monkeypatch) -> None:
     monkeypatch.setattr(team, "SECONDS_FOR_LEAST", 1)
     monkeypatch.setattr(team, "LOCAL_NAMES", ())
     assert elastic(print).publish() == "there was no room for 1 workers within 1 s; see the log."
+
+
+def test_an_error_that_was_overcome_is_no_reason(tmp_path) -> None:
+    place = JobFolder(tmp_path / "job")
+    place.create()
+    one = ElasticTeam(place, Request(id="j", name="j", call="c", cluster="local", workers=2, least_workers=1))
+
+    def fail(when: float) -> bool:
+        fault = {"worker": 1, "type": "OSError", "message": "stale handle", "trace": "", "time": when}
+        (place.path / "worker-1.error").write_text(json.dumps(fault))
+        one._look_for_fault(1, 1)
+        return one.hopeless.is_set()
+
+    assert not fail(1.0)
+    assert not fail(1.0), "another worker ended without a word"
+    one.shortage = "there was no room"
+    assert one.publish() == "there was no room"
+    assert fail(2.0)
+
+
+def test_workers_that_cannot_be_started_are_told(tmp_path, monkeypatch) -> None:
+    for name in ("scontrol", "squeue", "sacct"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho '{name}: Unable to contact slurm controller' >&2\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", **slurm}.items():
+        monkeypatch.setenv(name, value)
+    place = JobFolder(tmp_path / "job")
+    place.create()
+    place.write_request(Request(id="j", name="j", call="c", cluster="slurm", workers=2, nodes=2))
+    with pytest.raises(SchedulerError, match="Unable to contact"):
+        Launch(str(place.path))()
+    assert "could not be started" in place.read_json("error.json")["message"]
 
 
 def test_what_elastic_workers_cannot_do_is_told(elastic) -> None:

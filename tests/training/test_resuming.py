@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dhlab.datasets import Dataset
-from dhlab.errors import BadFileError, ConflictError, StorageError
+from dhlab.errors import BadFileError, BadValueError, ConflictError, StorageError
 from dhlab.models import create_model
 from dhlab.training import fit
 from dhlab.training.run import Run
@@ -105,6 +105,25 @@ def test_stopped_by_an_error_in_the_middle(uninterrupted, tmp_path, stop):
         train(tmp_path, on_event=listen)
     model, report = train(tmp_path)
     assert (model.digest(), without_time(report)) == uninterrupted
+
+
+def test_a_gradient_that_is_thrown_away_goes_with_all_its_batches(tmp_path):
+    """Of three batches that make a step the first has no finite gradient; then it has, and all three count."""
+    calls = []
+
+    def train_hurt(folder, hurt):
+        calls.clear()
+
+        def loss(logits, targets):
+            calls.append(None)
+            value = torch.nn.functional.cross_entropy(logits, targets)
+            return value + (logits * 0).abs().sqrt().sum() if len(calls) == hurt else value
+
+        return train(folder, epochs=1, accumulate=3, loss=loss, precision="float32")[0].digest()
+
+    with pytest.raises(BadValueError, match="gradient became"):
+        train_hurt(tmp_path, hurt=4)
+    assert train_hurt(tmp_path, hurt=0) == train_hurt(None, hurt=0)
 
 
 @pytest.mark.parametrize("part", ["data", "val"])
