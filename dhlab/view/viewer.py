@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,6 +162,7 @@ class Viewer(traitlets.HasTraits):
     def __init__(self, *things: Thing, height: int = 500, **traits: Any) -> None:
         self._editors: dict[int, Editor] = {}
         self._learning: Learning | None = None
+        self._beginning = RLock()
         for thing in things:
             _check_thing(thing)
         if not any(isinstance(t, Scan) for t in things):
@@ -391,14 +393,16 @@ class Viewer(traitlets.HasTraits):
         layer = self.layer(name)
         if layer.document is None:
             raise BadValueError(f"{layer.name!r} is no document; expected one to draw in: dh.Document.open(scan).")
-        running = self._learning
-        other = running is None or running.number != layer.id
-        if running is not None and (action == "stop" or (action == "start" and other)):
-            running.end()
-            self._learning = None
-        if action == "start" and other:
-            self._learning = Learning(self, layer.id)
-        elif action not in ("start", "stop"):
+        # To end takes a moment; who starts meanwhile, in another tab, begins after it.
+        with self._beginning:
+            running = self._learning
+            other = running is None or running.number != layer.id
+            if running is not None and (action == "stop" or (action == "start" and other)):
+                running.end()
+                self._learning = None
+            if action == "start" and other:
+                self._learning = Learning(self, layer.id)
+        if action not in ("start", "stop"):
             if running is None or other:
                 raise BadValueError(f"nothing is being learned from {layer.name!r}; start that first.")
             running.do(action)

@@ -191,6 +191,27 @@ def test_stops_and_begins_again(viewer: Viewer, document: Document, strokes: Ann
     assert [layer.id for layer in viewer.layers] == [0]
 
 
+def test_who_starts_while_it_stops_begins_again(
+    viewer: Viewer, document: Document, strokes: Annotations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document.add(strokes)
+    learning = start(viewer)
+    busy, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(learning.learner, "update", lambda: busy.set() or not go.wait(60))
+    document.undo()
+    assert busy.wait(60)
+    turns = [threading.Thread(target=viewer.learn, args=(1, action)) for action in ("stop", "start")]
+    turns[0].start()
+    assert learning._ended.wait(60)
+    turns[1].start()
+    turns[1].join(0.5)
+    go.set()
+    for turn in turns:
+        turn.join(60)
+    assert viewer.learner is not None
+    assert viewer.learner is not learning.learner
+
+
 def test_stopping_ends_its_threads(viewer: Viewer, document: Document, strokes: Annotations) -> None:
     document.add(strokes)
     mapping = start(viewer)
