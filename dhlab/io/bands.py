@@ -361,7 +361,8 @@ def _settle(folder: Path, plan: Mapping[str, Any], target: Path, *, resume: bool
     """Make the folder hold this plan: continue it if it is the same, begin it if there is none."""
     place = folder / "plan.json"
     wanted = json.loads(json.dumps(plan))
-    if place.exists() and not resume:
+    # A run that was killed as it had published its image leaves no image behind.
+    if place.exists() and not (resume and (folder / "image").is_dir()):
         place.unlink()
     if place.exists():
         found = json.loads(place.read_text(encoding="utf-8"))

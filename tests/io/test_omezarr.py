@@ -770,6 +770,17 @@ def test_killed_at_random_moments(tmp_path: Path, what: str) -> None:
     )
 
 
+def test_killed_as_it_had_published_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.zarr"
+    plan = {"shape": (63, 64), "axes": "yx", "dtype": "u1", "spacing": (1, 1), "tile": 32, "name": "n"}
+    writer = BandWriter.create(path, **plan, fingerprint={"seed": 3})
+    writer._owner.release()
+    shutil.rmtree(tmp_path / f".{path.name}.partial" / "image")
+    again = BandWriter.create(path, **plan, fingerprint={"seed": 3})
+    assert not again.done
+    again._owner.release()
+
+
 def test_killed_while_replacing_leaves_old_or_new(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.zarr"
     old = make_scan((63, 64), "yx", "uint8", "image")
