@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
 import numpy as np
 import pytest
+from programs import put_programs
 from servers import PEOPLE
 from waiting import wait_for
 
@@ -60,17 +60,8 @@ def test_a_job_is_listed_read_stopped_and_begun_again_by_who_may_run_code(start_
 
 def test_a_cluster_that_does_not_answer_keeps_no_slide_closed(start_server, tmp_path, monkeypatch) -> None:
     go, asked = tmp_path / "go", tmp_path / "asked"
-    programs = {
-        "sbatch": "echo Submitted batch job 17",
-        "scontrol": "true",
-        "squeue": f"touch {asked}; until [ -e {go} ]; do sleep 0.1; done",
-    }
-    (tmp_path / "bin").mkdir()
-    for name, does in programs.items():
-        program = tmp_path / "bin" / name
-        program.write_text(f"#!/bin/sh\n{does}\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    squeue = f"touch {asked}; until [ -e {go} ]; do sleep 0.1; done"
+    put_programs(tmp_path / "bin", monkeypatch, squeue=squeue)
     monkeypatch.setenv("DHLAB_JOBS", str(tmp_path / "jobs"))
     submit(int, "7", cluster="slurm")
     (tmp_path / "root").mkdir()

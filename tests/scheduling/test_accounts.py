@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from programs import put_programs
 from waiting import wait_for
 
 import dhlab as dh
@@ -78,15 +78,6 @@ def test_what_accounts_say_is_told_in_words(tmp_path, monkeypatch, state, seen) 
     put_programs(tmp_path, monkeypatch, squeue="true", sacct=f"printf '17|{state}|0:0\\n'")
     job = dh.submit(int, "7", cluster="slurm")
     assert (job.state, job.message) == seen
-
-
-def put_programs(folder: Path, monkeypatch, **programs: str) -> None:
-    """Let programs of Slurm be scripts of a line."""
-    others = {"sbatch": "echo Submitted batch job 17", "scontrol": "true", "srun": "true"}
-    for name, does in {**others, **programs}.items():
-        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 def test_many_old_jobs_are_two_questions(tmp_path, jobs_folder, monkeypatch) -> None:

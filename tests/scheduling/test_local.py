@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from programs import put_programs
 from trainings import some_data, some_model
 from waiting import wait_for
 
@@ -408,11 +409,8 @@ def test_an_error_that_was_overcome_is_no_reason(tmp_path) -> None:
 
 
 def test_workers_that_cannot_be_started_are_told(tmp_path, monkeypatch) -> None:
-    for name in ("scontrol", "squeue", "sacct"):
-        program = tmp_path / name
-        program.write_text(f"#!/bin/sh\necho '{name}: Unable to contact slurm controller' >&2\nexit 1\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    away = "echo 'Unable to contact slurm controller' >&2; exit 1"
+    put_programs(tmp_path, monkeypatch, scontrol=away, squeue=away, sacct=away)
     slurm = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
     for name, value in {"SUBMITIT_EXECUTOR": "slurm", **slurm}.items():
         monkeypatch.setenv(name, value)
