@@ -21,7 +21,7 @@ from typing import Any
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 except ImportError:  # run as a script
-    BuildHookInterface = object  # type: ignore[assignment,misc]
+    BuildHookInterface = object  # type: ignore[assignment,misc] # without hatchling there is none
 
 FOLDER = Path(__file__).resolve().parents[1] / "dhlab" / "kernels" / "_cpu"
 LIBRARY = FOLDER / "kernels.so"
@@ -68,7 +68,7 @@ def build(compiler: str) -> None:
         beside.replace(LIBRARY)
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
+class CustomBuildHook(BuildHookInterface):  # type: ignore[misc] # either class serves
     """Compile before the wheel is packed; a wheel with a library is for one platform, not for one Python."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def test_samples_are_listed_with_their_licence(capsys: pytest.CaptureFixture[str
 
 def test_doctor_tells_of_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = run(capsys, "doctor", "--folder", tmp_path)
-    checks = {row["check"]: row for row in found["checks"]}  # type: ignore[attr-defined]
+    checks = {row["check"]: row for row in found["checks"]}  # type: ignore[attr-defined] # JSON of any kind
     assert checks["JPEG"]["state"] == "ok"
     assert checks["atomic rename"]["state"] == "ok"
     assert checks["python"]["detail"].startswith(".".join(map(str, sys.version_info[:2])))

@@ -13,7 +13,7 @@ from dhlab.scan import Scan
 
 
 def blank(shape: tuple[int, ...], axes: str = "yx", **options: object) -> Scan:
-    return Scan.from_array(np.zeros(shape, np.uint8), axes, pyramid=False, **options)  # type: ignore[arg-type]
+    return Scan.from_array(np.zeros(shape, np.uint8), axes, pyramid=False, **options)  # type: ignore[arg-type] # options of any kind
 
 
 @settings(max_examples=80, deadline=None)

@@ -15,7 +15,7 @@ from dhlab.scan import Scan, halve
 
 def random_scan(shape: tuple[int, ...], axes: str, **options: object) -> Scan:
     array = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
-    return Scan.from_array(array, axes, **options)  # type: ignore[arg-type]
+    return Scan.from_array(array, axes, **options)  # type: ignore[arg-type] # options of any kind
 
 
 @settings(max_examples=60, deadline=None)

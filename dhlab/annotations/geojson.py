@@ -259,7 +259,7 @@ def _property_texts(part: Annotations) -> list[bytes]:
     """Return the ``properties`` object of every annotation."""
     simple = (
         not part.measurements
-        and all((getattr(part, name) == None).all() for name in ("names", "authors", "times"))  # noqa: E711
+        and all((getattr(part, name) == None).all() for name in ("names", "authors", "times"))  # noqa: E711 - of every element
         and not any(extra and "properties" in extra for extra in part.extras.tolist())
     )
     classes, kinds = part.classes.tolist(), part.kinds.tolist()

@@ -152,9 +152,9 @@ class _Reader:
         self.column += len(END)
         made: Callable[[], Transform]
         if name == SEQUENCE:
-            made = lambda: Compose(tuple(steps))  # noqa: E731
+            made = lambda: Compose(tuple(steps))  # noqa: E731 - built later, like all the others
         else:
-            made = lambda: OneOf(tuple(steps), p=values.get("p", 1.0))  # noqa: E731
+            made = lambda: OneOf(tuple(steps), p=values.get("p", 1.0))  # noqa: E731 - as above
         container: Transform = self.build(made, place)
         return container
 
@@ -200,7 +200,7 @@ class _Reader:
             if kind not in known[argument].kinds:
                 expected = " or ".join(KINDS[k] for k in known[argument].kinds)
                 self.fail(BadValueError, f"{argument} of {name} is {KINDS[kind]}; expected {expected}.", start)
-            values[argument] = self.build(lambda: _convert(argument, value), start)  # noqa: B023
+            values[argument] = self.build(lambda: _convert(argument, value), start)  # noqa: B023 - it is called before the loop goes on
         for argument, about in known.items():
             if about.required and argument not in values:
                 self.fail(BadValueError, f"{name} lacks {argument}.", place)
@@ -509,7 +509,7 @@ FORMS = {
         lambda s: {"divisor": s.divisor, "divisor_gt": s.mask_divisor},
         ToFloat32,
     ),
-    "AugDivBy255": Form({}, lambda v: DivBy255(), lambda s: {}, DivBy255),  # noqa: ARG005
+    "AugDivBy255": Form({}, lambda v: DivBy255(), lambda s: {}, DivBy255),  # noqa: ARG005 - all forms are asked alike
     "AugScaleTo": Form(
         dict.fromkeys(("new_min", "new_max"), REQUIRED),
         lambda v: ScaleTo((v["new_min"], v["new_max"])),

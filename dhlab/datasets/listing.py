@@ -190,7 +190,7 @@ class _Reader:
             folder, name = os.path.split(path)
             if folder not in self.resolved:
                 self.resolved[folder] = os.path.realpath(folder)
-            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.resolved[folder], name)  # noqa: PTH114, PTH118
+            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.resolved[folder], name)  # noqa: PTH114, PTH118 - quicker than a Path for every file
             if os.path.commonpath([real, self.root]) != self.root:
                 raise self._fault(
                     index, f"{text} leaves the dataset's folder {self.root}. Move it there, or pass allow_outside=True"

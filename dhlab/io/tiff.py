@@ -54,7 +54,7 @@ MOST_TILE_BYTES = 1 << 31
 OVERVIEW = 1024
 
 
-class ForeignTiff(Exception):  # noqa: N818
+class ForeignTiff(Exception):  # noqa: N818 - it is no error
     """A TIFF whose vendor's ways OpenSlide knows and this reader does not; says which."""
 
 
@@ -583,7 +583,7 @@ def _add_ome(found: Contents, description: str, series: int, path: Path) -> Cont
     from xml.etree import ElementTree
 
     try:
-        root = ElementTree.fromstring(description)  # noqa: S314
+        root = ElementTree.fromstring(description)  # noqa: S314 - see above
     except ElementTree.ParseError as error:
         raise BadFileError(f"{path}: its OME-XML cannot be parsed ({error}). Copy it again from its source.") from error
     images = [element for element in root if element.tag.endswith("}Image") or element.tag == "Image"]

@@ -142,20 +142,20 @@ class Viewer(traitlets.HasTraits):
     """
 
     # A trait is a value of its type for whoever reads it, which its declaration cannot say.
-    layers: tuple[Layer, ...] = traitlets.Tuple(read_only=True)  # type: ignore[assignment]
-    center: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment]
+    layers: tuple[Layer, ...] = traitlets.Tuple(read_only=True)  # type: ignore[assignment] # see above
+    center: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment] # see above
         traitlets.Float(), traitlets.Float(), default_value=None, allow_none=True
     ).tag(sync=True)
-    zoom: float | None = traitlets.Float(None, allow_none=True).tag(sync=True)  # type: ignore[assignment]
+    zoom: float | None = traitlets.Float(None, allow_none=True).tag(sync=True)  # type: ignore[assignment] # see above
     rotation = traitlets.Float(0.0).tag(sync=True)
     index = traitlets.Dict().tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
     tool = traitlets.Unicode("pan").tag(sync=True)
     active_class = traitlets.Unicode(None, allow_none=True).tag(sync=True)
-    learning: dict[str, Any] = traitlets.Dict().tag(sync=True)  # type: ignore[assignment]
-    selection: list[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)  # type: ignore[assignment]
+    learning: dict[str, Any] = traitlets.Dict().tag(sync=True)  # type: ignore[assignment] # see above
+    selection: list[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)  # type: ignore[assignment] # see above
     height = traitlets.Int(500, min=120, max=10_000).tag(sync=True)
-    size: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment]
+    size: tuple[float, float] | None = traitlets.Tuple(  # type: ignore[assignment] # see above
         traitlets.Float(), traitlets.Float(), default_value=None, allow_none=True
     ).tag(sync=True)
 

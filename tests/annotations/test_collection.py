@@ -89,7 +89,7 @@ def test_nothing_changes_in_place() -> None:
         with pytest.raises(ValueError, match="read-only"):
             column[0] = column[0]
     with pytest.raises(AttributeError):
-        zones.parent = SLIDE  # type: ignore[misc]
+        zones.parent = SLIDE  # type: ignore[misc] # frozen, as is tried here
     longer = zones.add(shapely.Point(1, 1), "b", score=0.5, author="Ann")
     assert (len(zones), len(longer)) == (1, 2)
     assert longer.class_names == ("a", "b")

@@ -270,7 +270,7 @@ def test_the_document_of_another_scan_is_refused(scan: dh.Scan, place: Path) -> 
 def test_a_damaged_file_is_refused_and_left_alone(scan: dh.Scan, place: Path, text: str) -> None:
     place.write_text(text)
     with pytest.raises(BadFileError):
-        Document.open(scan, place).annotations  # noqa: B018
+        Document.open(scan, place).annotations  # noqa: B018 - reading it is what fails
     assert place.read_text() == text
 
 

@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     from napari.viewer import Viewer
     from npe2 import PluginManager, PluginManifest
 
-from dhlab_napari.compilers import load_triton  # noqa: E402
+from dhlab_napari.compilers import load_triton  # noqa: E402 - after what warns as it is imported
 
 # Also for the tests of other folders that run in this process after these.
 load_triton()

@@ -140,7 +140,7 @@ def test_volumes_and_signals_are_drawn() -> None:
 
 def test_bad_input_is_refused() -> None:
     with pytest.raises(BadValueError, match="expected a Scan or Annotations"):
-        compose(grey(), "heat")  # type: ignore[arg-type]
+        compose(grey(), "heat")  # type: ignore[arg-type] # wrong, as is tried here
     with pytest.raises(BadValueError, match="opacity"):
         compose(grey(), opacity=1.5)
     with pytest.raises(BadValueError, match="opacity"):

@@ -142,7 +142,7 @@ def test_units_are_converted_and_unknown_ones_take_the_pixels_of_the_base() -> N
 
 def test_other_things_are_refused() -> None:
     with pytest.raises(BadValueError, match="expected a Scan or Annotations"):
-        to_layers("slide.svs")  # type: ignore[arg-type]
+        to_layers("slide.svs")  # type: ignore[arg-type] # wrong, as is tried here
 
 
 def test_layers_need_no_viewer_nor_torch() -> None:

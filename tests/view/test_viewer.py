@@ -58,7 +58,7 @@ def test_layers_come_and_go_and_every_change_is_one_event() -> None:
         viewer.add(dh.Scan.from_array(np.zeros((80, 60)), "yx", spacing=0.1, unit="s"))
     assert len(viewer.layers) == 4
     with pytest.raises(BadValueError, match="Open files"):
-        viewer.add("slide.svs")  # type: ignore[arg-type]
+        viewer.add("slide.svs")  # type: ignore[arg-type] # wrong, as is tried here
 
 
 def test_a_layer_keeps_its_settings_when_its_thing_is_replaced() -> None:

@@ -105,7 +105,7 @@ def test_a_viewer_waits_for_a_run_follows_it_and_ends_with_the_file(tmp_path: Pa
     out.finish()
     assert watch.wait(30)
     assert viewer.settings["1"]["opacity"] == 0.75
-    assert file_of(viewer.layers[1].thing) is not None  # type: ignore[arg-type]
+    assert file_of(viewer.layers[1].thing) is not None  # type: ignore[arg-type] # it is a scan
     assert row(viewer, 599) == 100
 
 
@@ -193,7 +193,7 @@ def test_a_real_prediction_is_seen_while_it_is_made(tmp_path: Path) -> None:
     assert watch.wait(30)
     assert not failed
     assert _share(viewer) == 1
-    assert file_of(viewer.layers[1].thing) is not None  # type: ignore[arg-type]
+    assert file_of(viewer.layers[1].thing) is not None  # type: ignore[arg-type] # it is a scan
 
 
 def _share(viewer: Viewer) -> float:

@@ -407,7 +407,7 @@ def test_settings_change_by_name_and_snapshot_follows() -> None:
 @needs_build
 def test_what_cannot_be_shown_is_refused() -> None:
     with pytest.raises(BadValueError, match="expected Scans, Annotations and Documents"):
-        widget.show(np.zeros((4, 4)))  # type: ignore[arg-type]
+        widget.show(np.zeros((4, 4)))  # type: ignore[arg-type] # wrong, as is tried here
     with pytest.raises(BadValueError, match="a Scan first"):
         widget.show()
 

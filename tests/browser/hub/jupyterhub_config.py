@@ -8,7 +8,7 @@ folder = Path(os.environ["HUB_FOLDER"])
 public, inner, proxy = os.environ["HUB_PORTS"].split()
 programs = Path(sys.executable).parent
 
-c = get_config()  # noqa: F821
+c = get_config()  # noqa: F821 - JupyterHub gives it
 c.JupyterHub.bind_url = f"http://127.0.0.1:{public}/research/"
 c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{inner}"
 c.JupyterHub.db_url = f"sqlite:///{folder}/hub.sqlite"
